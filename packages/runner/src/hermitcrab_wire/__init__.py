@@ -1,0 +1,1 @@
+"""The contract between host and runner: frames, limits and versions. Stdlib only; imported by both sides."""

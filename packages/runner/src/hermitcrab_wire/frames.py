@@ -1,0 +1,296 @@
+"""Every frame of the link, once. `parse` gives a checked frame; `to_json` gives what `codec.encode` takes.
+
+The road of a message over the link:
+
+    runner                         host
+    Hello              ->
+                       <-          Welcome
+                       <-          Inbound            rows that wait, oldest first
+    Claim              ->                             "these are in my turn"
+                       <-          Claimed
+    Out                ->                             something said in mid-turn
+                       <-          Committed          after the host's fsync
+    Complete           ->                             the turn's last words and the rows that it answers, as one
+                       <-          Completed          after the host's fsync
+
+Every acknowledged frame may be repeated after a broken link: its id (or turn) makes the repeat harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from hermitcrab_wire.codec import WireError
+from hermitcrab_wire.limits import (
+    MAX_ID_CHARACTERS,
+    MAX_IDS_IN_A_FRAME,
+    MAX_OUTS_IN_A_COMPLETION,
+    MAX_ROWS_IN_A_FRAME,
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    type: ClassVar[str] = ""
+
+    def to_json(self) -> Json:
+        """The frame as a JSON object; fields that are None are left out."""
+        message: Json = {"type": self.type}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None:
+                message[each.name] = value
+        return message
+
+
+# From the runner.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Frame):
+    type = "hello"
+    protocol: int
+    generation: int
+    provider: str
+    version: str
+    pid: int = 0
+    uptime_ms: int = 0
+    """From the start of the runner's process to this hello."""
+    rss_kb: int = 0
+    resumes: bool = False
+    """True when this process had a link before: what it holds in memory is still there."""
+    holds: list[str] = field(default_factory=list)
+    """Ids of the rows that it still works on, so that the host does not push them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Frame):
+    type = "claim"
+    turn: str
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Out(Frame):
+    """One message of the agent. `to` names a destination; without it the session's own chat is meant."""
+
+    type = "out"
+    id: str
+    kind: str
+    content: Json
+    to: str | None = None
+    in_reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete(Frame):
+    """The end of a turn: `outs` (each like an `Out`) are committed together with the end of rows `ids`."""
+
+    type = "complete"
+    turn: str
+    ids: list[str]
+    outs: list[Json] = field(default_factory=list)
+    failed: str | None = None
+    """Why the rows were given up. Absent: they were answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat(Frame):
+    """Sent by the runner's own timer: it proves life, not progress."""
+
+    type = "beat"
+    activity: str
+    """idle, thinking, tool, rate-limited or draining."""
+    detail: str | None = None
+    """The tool's name, or what the provider waits for."""
+    until_ms: int | None = None
+    """How much longer that may take, if the runner knows."""
+    rss_kb: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetState(Frame):
+    """One key of the session's state, kept across containers. Without a value the key is dropped."""
+
+    type = "set-state"
+    id: str
+    key: str
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Frame):
+    """The answer to the host's `Ask`."""
+
+    type = "answer"
+    id: str
+    result: Json | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Frame):
+    type = "log"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bye(Frame):
+    """The runner ends by its own will, after what it held was completed or given back."""
+
+    type = "bye"
+    reason: str
+
+
+# From the host.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome(Frame):
+    type = "welcome"
+    protocol: int
+    generation: int
+    session: str
+    config: Json
+    destinations: list[Json]
+    """Each {name, display_name, type, channel_type, platform_id, agent_group_id}."""
+    state: Json
+    """The session's key-value state: text by key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound(Frame):
+    """Rows to work on, oldest first. Each {id, seq, kind, timestamp, trigger, content, channel_type, ...}."""
+
+    type = "inbound"
+    rows: list[Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed(Frame):
+    type = "claimed"
+    turn: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed(Frame):
+    type = "committed"
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed(Frame):
+    type = "completed"
+    turn: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Frame):
+    """A frame was not accepted. `id` repeats the refused frame's id or turn, where it had one."""
+
+    type = "refused"
+    code: str
+    text: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask(Frame):
+    """A question to the runner itself, never to the model; `evidence` is the only subject so far."""
+
+    type = "ask"
+    id: str
+    subject: str
+    arguments: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel(Frame):
+    """Interrupt the turn that runs."""
+
+    type = "cancel"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(Frame):
+    """Finish the turn that runs, take no more rows, say `Bye` and exit, within `within_ms`."""
+
+    type = "drain"
+    within_ms: int
+
+
+FROM_RUNNER: dict[str, type[Frame]] = {
+    each.type: each for each in (Hello, Claim, Out, Complete, Beat, SetState, Answer, Log, Bye)
+}
+FROM_HOST: dict[str, type[Frame]] = {
+    each.type: each
+    for each in (Welcome, Inbound, Claimed, Committed, Completed, Refused, Ask, Cancel, Drain)
+}
+
+
+def parse(message: Json, known: dict[str, type[Frame]]) -> Frame:
+    """The frame that a JSON object stands for. Unknown fields are passed over, so that a newer peer can add one.
+
+    Raises WireError: "unknown-type" (a newer peer may mean well) or "malformed" (it breaks the contract).
+    """
+    name = message.get("type")
+    if not isinstance(name, str):
+        raise WireError("malformed", "a frame without a type")
+    cls = known.get(name)
+    if cls is None:
+        raise WireError("unknown-type", f"no frame of type {name[:40]!r} in this protocol")
+    values: Json = {}
+    for each in fields(cls):
+        if each.name not in message:
+            continue
+        value = message[each.name]
+        if not _CHECKS[str(each.type)](value):
+            raise WireError("malformed", f"{name}.{each.name} is not a {each.type}")
+        values[each.name] = value
+    _check_bounds(name, values)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise WireError("malformed", f"a {name} frame lacks a field") from error
+
+
+def _check_bounds(name: str, values: Json) -> None:
+    for key in ("id", "turn", "in_reply_to", "to", "key", "kind"):
+        if isinstance(text := values.get(key), str) and not 0 < len(text) <= MAX_ID_CHARACTERS:
+            raise WireError("malformed", f"{name}.{key} must have 1 to {MAX_ID_CHARACTERS} characters")
+    for key, most in (
+        ("ids", MAX_IDS_IN_A_FRAME),
+        ("holds", MAX_IDS_IN_A_FRAME * 4),
+        ("rows", MAX_ROWS_IN_A_FRAME),
+        ("outs", MAX_OUTS_IN_A_COMPLETION),
+    ):
+        if len(values.get(key, ())) > most:
+            raise WireError("malformed", f"{name}.{key} has more than {most} items")
+    if any(not 0 < len(each) <= MAX_ID_CHARACTERS for each in (*values.get("ids", ()), *values.get("holds", ()))):
+        raise WireError("malformed", f"{name} names an id that is empty or too long")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "int": _is_int,
+    "int | None": lambda value: value is None or _is_int(value),
+    "bool": lambda value: isinstance(value, bool),
+    "Json": lambda value: isinstance(value, dict),
+    "Json | None": lambda value: value is None or isinstance(value, dict),
+    "list[str]": _list_of(str),
+    "list[Json]": _list_of(dict),
+}

@@ -1,0 +1,31 @@
+"""Bounds that both ends of a link keep. A figure without a unit in its name is a count."""
+
+PROTOCOL = 1
+"""The protocol that this code speaks."""
+
+OLDEST_PROTOCOL = 1
+"""The oldest protocol that this code still understands."""
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+"""One frame, newline included. Larger things are cut into several frames by their sender."""
+
+MAX_CONTENT_BYTES = 1024 * 1024
+"""The content of one message, as compact JSON."""
+
+MAX_ID_CHARACTERS = 200
+MAX_IDS_IN_A_FRAME = 256
+MAX_ROWS_IN_A_FRAME = 64
+MAX_OUTS_IN_A_COMPLETION = 16
+
+MAX_INTEGER = 2**53
+"""Integers beyond this lose digits in other JSON implementations, so neither side may send one."""
+
+MAX_STATE_VALUE_BYTES = 256 * 1024
+MAX_STATE_KEYS = 256
+"""The session's key-value state: what a provider needs to resume, not a database."""
+
+INBOUND_WINDOW = 256
+"""Rows that the host pushes ahead of the runner's completions: the back-pressure towards the runner."""
+
+BEAT_INTERVAL_S = 5.0
+"""A runner says at least this often that it lives."""

@@ -1,0 +1,79 @@
+"""Rows of a mailbox: what came in, and what the agent said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hermitcrab.model.ids import MessageId, SessionId
+
+InboundStatus = Literal["pending", "paused", "completed", "failed"]
+DeliveryStatus = Literal["queued", "sending", "delivered", "failed", "refused", "unknown-after-crash"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a message came from or goes to."""
+
+    channel_type: str
+    platform_id: str
+    thread_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelMessage:
+    """One event of a channel, as its adapter gives it to the router."""
+
+    id: str
+    """The platform's own id, unique in its chat; a repeat of it is a redelivery, not a new message."""
+    address: Address
+    content: dict[str, Any]
+    """`text`, `sender`, `senderId`, and what else reference/container.md section 3.2 lists."""
+    timestamp: str
+    kind: Literal["chat", "chat-sdk"] = "chat"
+    is_mention: bool = False
+    is_group: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundRow:
+    """A row of messages_in."""
+
+    id: MessageId
+    kind: str
+    timestamp: str
+    content: dict[str, Any]
+    address: Address | None = None
+    seq: int = 0
+    """Even, ascending; given by the mailbox."""
+    trigger: bool = True
+    """False: context that rides along with the next row that triggers."""
+    on_wake: bool = False
+    """True: only for a container that starts after this row was written."""
+    status: InboundStatus = "pending"
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundRow:
+    """A row of messages_out, with what is known of its delivery."""
+
+    id: MessageId
+    kind: str
+    timestamp: str
+    content: dict[str, Any]
+    address: Address | None = None
+    in_reply_to: str | None = None
+    seq: int = 0
+    """Odd, ascending; given by the mailbox."""
+    delivery: DeliveryStatus = "queued"
+    attempts: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """What a session's runner is told at hello: key-value state that outlives containers."""
+
+    session_id: SessionId
+    values: dict[str, str] = field(default_factory=dict)
