@@ -60,7 +60,7 @@ class Engine(Protocol):
     async def inspect(self, name: str) -> ContainerView | None:
         """The container as it is now, or None when there is none of that name."""
 
-    async def list(self) -> list[ContainerView]:
+    async def containers(self) -> list[ContainerView]:
         """Every container of this installation, ended ones too."""
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:

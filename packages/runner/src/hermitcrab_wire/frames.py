@@ -228,8 +228,7 @@ FROM_RUNNER: dict[str, type[Frame]] = {
     each.type: each for each in (Hello, Claim, Out, Complete, Beat, SetState, Answer, Log, Bye)
 }
 FROM_HOST: dict[str, type[Frame]] = {
-    each.type: each
-    for each in (Welcome, Inbound, Claimed, Committed, Completed, Refused, Ask, Cancel, Drain)
+    each.type: each for each in (Welcome, Inbound, Claimed, Committed, Completed, Refused, Ask, Cancel, Drain)
 }
 
 
