@@ -1,0 +1,55 @@
+"""The port between the host and a chat platform. Each channel is a folder beside this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hermitcrab.model.messages import Address, ChannelMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One message on its way out."""
+
+    key: str
+    """The idempotency key: the same message has the same key, however often it is tried."""
+    address: Address
+    kind: str
+    content: dict[str, Any]
+    in_reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of a received message. `accepted` means that it is on disk."""
+
+    accepted: bool
+    reason: str | None = None
+    """Why it was not accepted, or that it was a repeat."""
+    row_ids: tuple[str, ...] = ()
+    """One row for each agent that heard it."""
+    session_ids: tuple[str, ...] = ()
+
+
+class Channel(Protocol):
+    """One platform, as the host uses it."""
+
+    type: str
+    """What `Address.channel_type` names."""
+    supports_idempotency: bool
+    """True: delivering the same key twice shows the message once, so an uncertain delivery may be repeated."""
+    supports_threads: bool
+
+    async def deliver(self, delivery: Delivery) -> str | None:
+        """Send it; return the platform's id of the message. Raises ChannelError, transient or not."""
+
+    async def typing(self, address: Address) -> None:
+        """Show that somebody is writing, for a few seconds. Failure is of no consequence."""
+
+
+class ChannelHost(Protocol):
+    """The host, as a channel uses it."""
+
+    async def receive(self, message: ChannelMessage) -> Receipt:
+        """Take a message in. When this returns accepted, the message is on disk."""
