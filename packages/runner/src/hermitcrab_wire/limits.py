@@ -20,9 +20,8 @@ MAX_OUTS_IN_A_COMPLETION = 16
 MAX_INTEGER = 2**53
 """Integers beyond this lose digits in other JSON implementations, so neither side may send one."""
 
-MAX_STATE_VALUE_BYTES = 256 * 1024
-MAX_STATE_KEYS = 256
-"""The session's key-value state: what a provider needs to resume, not a database."""
+MAX_STATE_BYTES = 1024 * 1024
+"""The session's key-value state in all: what a provider needs to resume, not a database."""
 
 INBOUND_WINDOW = 256
 """Rows that the host pushes ahead of the runner's completions: the back-pressure towards the runner."""

@@ -1,0 +1,131 @@
+"""A host on a scratch home, with a channel that notes when it is called."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from hermitcrab.app import Host, open_host
+from hermitcrab.channels.base import Delivery, Receipt
+from hermitcrab.groups.creation import create_group
+from hermitcrab.logic.routing import EVERYTHING
+from hermitcrab.model.groups import AgentGroup, MessagingGroup, Wiring
+from hermitcrab.model.ids import MessagingGroupId, WiringId
+from hermitcrab.model.messages import Address, ChannelMessage
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
+from hermitcrab.settings.load import load
+from hermitcrab.store import messaging_groups, sessions, wirings
+
+CHANNEL = "bench"
+REPLY_WITHIN_S = 60.0
+
+
+class BenchChannel:
+    """Implements `channels.base.Channel`; notes the moment of each delivery."""
+
+    type = CHANNEL
+    supports_idempotency = True
+    supports_threads = False
+
+    def __init__(self) -> None:
+        self.delivered: dict[str, tuple[float, Delivery]] = {}
+        """By the id of the row that was answered."""
+        self._waiting: dict[str, anyio.Event] = {}
+
+    async def deliver(self, delivery: Delivery) -> str | None:
+        now = time.perf_counter()
+        key = delivery.in_reply_to or delivery.key
+        self.delivered.setdefault(key, (now, delivery))
+        if (event := self._waiting.pop(key, None)) is not None:
+            event.set()
+        return delivery.key
+
+    async def typing(self, address: Address) -> None:
+        del address
+
+    async def answer_to(self, row_id: str) -> tuple[float, Delivery]:
+        """The moment and the message, as soon as there is one."""
+        if row_id not in self.delivered:
+            event = self._waiting.setdefault(row_id, anyio.Event())
+            with anyio.fail_after(REPLY_WITHIN_S):
+                await event.wait()
+        return self.delivered[row_id]
+
+
+@asynccontextmanager
+async def scratch_host(engine: str, **containers: Any) -> AsyncIterator[tuple[Host, BenchChannel]]:
+    """A host with the echo provider on `engine`, on a home that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="crab-bench-") as folder:
+        home = Home(Path(folder) / "home")
+        home.prepare()
+        overrides = {
+            "containers.engine": engine,
+            "agents.provider": "echo",
+            "logs.level": "warning",
+            **{f"containers.{key}": value for key, value in containers.items()},
+        }
+        settings = load(home.path, overrides)
+        channel = BenchChannel()
+        async with open_host(home, settings, extra_channels={CHANNEL: channel}) as host:
+            yield host, channel
+
+
+async def add_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
+    """An agent group with a chat of the bench channel wired to it."""
+    group = await create_group(host.store, folder=name)
+    address = Address(channel_type=CHANNEL, platform_id=name)
+    chat = MessagingGroup(id=MessagingGroupId(f"mg-{name}"), channel_type=CHANNEL, platform_id=name, name=name)
+    wiring = Wiring(
+        id=WiringId(f"mga-{name}"),
+        messaging_group_id=chat.id,
+        agent_group_id=group.id,
+        engage_mode="pattern",
+        engage_pattern=EVERYTHING,
+    )
+
+    def insert(connection: Any) -> None:
+        messaging_groups.insert(connection, chat)
+        wirings.insert(connection, wiring)
+
+    await host.store.write(insert)
+    return group, address
+
+
+async def say(host: Host, address: Address, key: str, text: str) -> Receipt:
+    """One message into the chat; returns when it is on disk."""
+    return await host.router.receive(
+        ChannelMessage(
+            id=key,
+            address=address,
+            content={"text": text, "sender": "bench", "senderId": "bench:1"},
+            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        )
+    )
+
+
+async def session_of(host: Host, session_id: str) -> Session:
+    found = await host.store.read(lambda connection: sessions.by_id(connection, session_id))  # type: ignore[arg-type]
+    if found is None:
+        raise LookupError(session_id)
+    return found
+
+
+async def process_rss_kb(pid: int) -> int:
+    """Resident memory of one process."""
+
+    def read() -> int:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        return 0
+
+    return await to_thread.run_sync(read)

@@ -1,0 +1,199 @@
+"""The only place where everything is wired to everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+import anyio
+import structlog
+
+from hermitcrab.channels.base import Channel
+from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers.engine import Engine, EngineOptions
+from hermitcrab.containers.images import default_tag
+from hermitcrab.containers.materials import MaterialsDesk, session_folders
+from hermitcrab.containers.reconcile import Reconciled, reconcile
+from hermitcrab.containers.runner import ContainerRunner, Told
+from hermitcrab.conversation.delivery import Deliverer
+from hermitcrab.conversation.notices import Notices
+from hermitcrab.conversation.router import Router
+from hermitcrab.errors import BadInputError
+from hermitcrab.gateway.gateway import Gateway
+from hermitcrab.gateway.keys import anthropic_route
+from hermitcrab.groups.creation import ensure_first_group
+from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.ids import InstallationId
+from hermitcrab.model.messages import Address
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
+from hermitcrab.settings.model import Settings
+from hermitcrab.store import installation
+from hermitcrab.store.database import Store
+from hermitcrab_wire import faults
+
+ENGINE_GROUP = "hermitcrab.engines"
+RUNNER_FAULT = "HERMITCRAB_RUNNER_FAULT"
+"""For tests: handed to runners as their HERMITCRAB_FAULT; the token's path is one in the container."""
+
+FIRST_CONTAINER_UID = 600_000
+"""Uids of containers when the host is root: above those of people, services and the usual sub-uid ranges."""
+
+CONTAINER_UIDS = 60_000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A running host. Everything in it lives as long as `open_host`'s context."""
+
+    home: Home
+    settings: Settings
+    installation: InstallationId
+    store: Store
+    mailboxes: Mailboxes
+    engine: Engine
+    runner: ContainerRunner
+    router: Router
+    deliverer: Deliverer
+    terminal: TerminalChannel
+    gateway: Gateway
+    reconciled: Reconciled
+    stop_requested: anyio.Event = field(default_factory=anyio.Event)
+    """Set to ask whoever opened the host to leave."""
+
+
+def engine_names() -> list[str]:
+    """Every engine that this installation knows, third parties' included."""
+    return sorted(each.name for each in entry_points(group=ENGINE_GROUP))
+
+
+def open_engine(home: Home, settings: Settings, install: InstallationId) -> Engine:
+    """The engine that the settings name. Raises BadInputError for an unknown one."""
+    name = settings.containers.engine
+    found = [each for each in entry_points(group=ENGINE_GROUP) if each.name == name]
+    if not found:
+        raise BadInputError(
+            f"There is no engine {name!r}.", hint=f"Known engines: {', '.join(engine_names())} (containers.engine)."
+        )
+    sockets = {"docker": settings.containers.docker_socket, "podman": settings.containers.podman_socket}
+    engine: Engine = found[0].load()(
+        EngineOptions(installation=install, folder=home.engine_folder(name), socket=sockets.get(name))
+    )
+    return engine
+
+
+def check_provider(settings: Settings) -> None:
+    """Raises BadInputError for a provider that no runner has."""
+    if settings.agents.provider not in PROVIDERS:
+        raise BadInputError(
+            f"There is no provider {settings.agents.provider!r}.",
+            hint=f"Known providers: {', '.join(PROVIDERS)} (agents.provider).",
+        )
+
+
+def container_ids(install: InstallationId) -> tuple[int, int]:
+    """Host uid and gid of what containers write: our own, or as root one that nobody else has."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    number = int(hashlib.sha256(install.encode()).hexdigest(), 16) % CONTAINER_UIDS
+    return FIRST_CONTAINER_UID + number, FIRST_CONTAINER_UID + number
+
+
+@asynccontextmanager
+async def open_host(
+    home: Home,
+    settings: Settings,
+    *,
+    extra_channels: Mapping[str, Channel] | None = None,
+    keep_containers: bool = False,
+) -> AsyncIterator[Host]:
+    """A host on a prepared and locked home. Leaving it ends the containers, unless `keep_containers`."""
+    check_provider(settings)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store.open(home.database))
+        install = await store.write(installation.get_or_create)
+        engine = open_engine(home, settings, install)
+        stack.push_async_callback(engine.aclose)
+        mailboxes = await stack.enter_async_context(
+            Mailboxes(lambda session: session_folders(home, session).mailbox)
+        )
+        gateway = await stack.enter_async_context(Gateway([anthropic_route(settings.gateway)]))
+        terminal = TerminalChannel()
+        channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
+        deliverer = Deliverer(store, mailboxes, channels)
+        notices = Notices(store, mailboxes, deliverer, channels)
+        uid, gid = container_ids(install)
+        is_bubblewrap = settings.containers.engine == "bubblewrap"
+        runner = ContainerRunner(
+            home=home,
+            settings=settings,
+            installation=install,
+            store=store,
+            mailboxes=mailboxes,
+            engine=engine,
+            desk=MaterialsDesk(home, uid=uid, gid=gid),
+            surveyor=GroupSurveyor(store, settings, package_cache=home.cache),
+            door=gateway,
+            told=Told(
+                said=deliverer.notify,
+                working=notices.working,
+                resting=notices.resting,
+                trouble=notices.trouble,
+            ),
+            image=settings.containers.image or (None if is_bubblewrap else default_tag()),
+            uid=uid,
+            gid=gid,
+            runner_env=_runner_fault(),
+        )
+        router = Router(store, mailboxes, runner, message_bytes_at_most=settings.limits.message_bytes)
+
+        def attached(platform_id: str) -> None:
+            deliverer.notify_waiting(lambda address: _is_terminal(address, terminal, platform_id))
+
+        terminal.connect(router, on_attached=attached)
+        await ensure_first_group(store)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        await tasks.start(deliverer.run)
+        await tasks.start(notices.run)
+        await tasks.start(runner.run)
+        reconciled = await reconcile(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
+        for session in reconciled.delivering:
+            deliverer.notify(session)
+        try:
+            yield Host(
+                home=home,
+                settings=settings,
+                installation=install,
+                store=store,
+                mailboxes=mailboxes,
+                engine=engine,
+                runner=runner,
+                router=router,
+                deliverer=deliverer,
+                terminal=terminal,
+                gateway=gateway,
+                reconciled=reconciled,
+            )
+        finally:
+            if not keep_containers:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
+                    await runner.stop_all()
+            tasks.cancel_scope.cancel()
+
+
+
+
+def _is_terminal(address: Address, terminal: TerminalChannel, platform_id: str) -> bool:
+    return address.channel_type == terminal.type and address.platform_id == platform_id
+
+
+def _runner_fault() -> dict[str, str]:
+    fault = os.environ.get(RUNNER_FAULT)
+    return {faults.VARIABLE: fault} if fault else {}

@@ -1,0 +1,65 @@
+"""A certificate for every end of a container (law 10): why, with the last log lines, kept in the session's folder."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hermitcrab.model.ids import Generation, SessionId
+
+LOG_LINES = 40
+"""Last lines of the container's log that a certificate keeps."""
+
+_LINE_CHARACTERS_AT_MOST = 500
+_KEPT_BYTES = 1024 * 1024
+"""A file over this is cut to its newer half when the next certificate is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    session: SessionId
+    generation: Generation
+    cause: str
+    """quiet, stopped, drained, exited, out-of-memory, hung, broke-contract, start-failed, vanished."""
+    text: str
+    """One sentence for people."""
+    ended_at: str
+    duration_s: float | None = None
+    """From start to end; None when the start was not seen."""
+    exit_code: int | None = None
+    rows_returned: int = 0
+    """Messages that it had and did not finish; the next container gets them."""
+    log: list[str] = field(default_factory=list)
+
+
+def write(path: Path, certificate: Certificate) -> None:
+    """Append to the session's certificates. Blocks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _KEPT_BYTES:
+        lines = path.read_text().splitlines(keepends=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_text("".join(lines[len(lines) // 2 :]))
+        temporary.replace(path)
+    values = asdict(certificate)
+    values["log"] = [line[:_LINE_CHARACTERS_AT_MOST] for line in certificate.log[-LOG_LINES:]]
+    with path.open("a") as file:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def read(path: Path, *, last: int = 20) -> list[dict[str, Any]]:
+    """The newest certificates, oldest first; a line that a crash cut short is passed over. Blocks."""
+    try:
+        with path.open() as file:
+            lines = deque(file, maxlen=last)
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,424 @@
+"""One session's rows on its link: what is pushed, claimed, said and completed, and when each is on disk (law 8).
+
+An exchange lives as long as one generation of the session's container, over any number of broken links. What a frame
+says of session, sender or routing is ignored: the session is the socket's, the addresses are the mailbox's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import structlog
+
+from hermitcrab.containers.link import Connection
+from hermitcrab.errors import ConflictError, HermitcrabError
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.groups import Destination
+from hermitcrab.model.ids import Generation, MessageId
+from hermitcrab.model.messages import Address, InboundRow, OutboundRow
+from hermitcrab.model.sessions import Session
+from hermitcrab_wire import faults, frames
+from hermitcrab_wire.codec import WireError
+from hermitcrab_wire.limits import (
+    INBOUND_WINDOW,
+    MAX_CONTENT_BYTES,
+    MAX_ROWS_IN_A_FRAME,
+    MAX_STATE_BYTES,
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+)
+
+OUTBOUND_KINDS = frozenset({"chat"})
+"""What an agent may say for now; further kinds come with their own checks."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Pulse:
+    """What the runner last said of itself, on the host's clock."""
+
+    at: float
+    activity: str = "starting"
+    detail: str | None = None
+    until: float | None = None
+    rss_kb: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outward:
+    """What an exchange tells the rest of the host."""
+
+    ready: Callable[[frames.Hello], None]
+    """The runner said hello."""
+    said: Callable[[], None]
+    """Rows wait for delivery."""
+    working: Callable[[], None]
+    """A turn began or goes on; its chat may show that somebody is writing."""
+    farewell: Callable[[str], None]
+    """The runner is about to end by its own will."""
+    offended: Callable[[str], None]
+    """The runner broke the contract of the link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the runner is told at hello, read afresh each time so that an administrator's changes count."""
+
+    config: dict[str, Any]
+    destinations: list[Destination]
+    home_address: Address | None
+    """The session's own chat; None for a session that belongs to no chat."""
+
+
+@dataclass(slots=True)
+class _Flow:
+    connection: Connection | None = None
+    outstanding: dict[MessageId, InboundRow | None] = field(default_factory=dict)
+    """Pushed and not completed. None: held by a runner that was adopted, its row not read yet."""
+    more_waits: bool = True
+    """Rows may be in the mailbox that were not pushed."""
+    surroundings: Surroundings | None = None
+
+
+class Exchange:
+    """Implements `link.LinkHandler` for one session and generation."""
+
+    def __init__(
+        self,
+        session: Session,
+        generation: Generation,
+        *,
+        mailboxes: Mailboxes,
+        surroundings: Callable[[], Awaitable[Surroundings]],
+        outward: Outward,
+    ) -> None:
+        self.session = session
+        self.generation = generation
+        self.pulse = Pulse(at=time.monotonic())
+        self._mailboxes = mailboxes
+        self._surroundings = surroundings
+        self._outward = outward
+        self._flow = _Flow()
+        self._pumping = anyio.Lock()
+        self._greeted_before = False
+        self._answers: dict[str, tuple[anyio.Event, list[frames.Answer]]] = {}
+
+    @property
+    def connected(self) -> bool:
+        return self._flow.connection is not None
+
+    @property
+    def outstanding(self) -> int:
+        """Rows that the runner has and has not completed."""
+        return len(self._flow.outstanding)
+
+    # The link's side.
+
+    async def greet(self, hello: frames.Hello, connection: Connection) -> frames.Refused | None:
+        if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL:
+            return frames.Refused(
+                code="protocol", text=f"this host speaks protocols {OLDEST_PROTOCOL} to {PROTOCOL}"
+            )
+        if hello.generation != self.generation:
+            return frames.Refused(code="stale-generation", text=f"generation {self.generation} has this socket now")
+        surroundings = await self._surroundings()
+        state = await self._mailboxes.run(self.session, Mailbox.state)
+        flow = self._flow
+        if flow.connection is not None:
+            # The runner re-dials only when its old link is lost; one runner has one link.
+            flow.connection.cut()
+        flow.connection, flow.surroundings = connection, surroundings
+        # What a resuming runner still holds is outstanding; anything else that was pushed may have been lost on the way.
+        held = set(hello.holds) if hello.resumes else set()
+        flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
+        flow.more_waits = True
+        self._beat("idle")
+        connection.send(
+            frames.Welcome(
+                protocol=PROTOCOL,
+                generation=self.generation,
+                session=self.session.id,
+                config=surroundings.config,
+                destinations=[_destination_json(each) for each in surroundings.destinations],
+                state=dict(state),
+            )
+        )
+        faults.point("link.welcomed")
+        self._outward.ready(hello)
+        await self.pump(fresh_container=not hello.resumes and not self._greeted_before)
+        self._greeted_before = True
+        return None
+
+    async def handle(self, frame: frames.Frame, connection: Connection) -> None:
+        if connection is not self._flow.connection:
+            return  # A link that was replaced; its runner repeats on the new one what was not acknowledged.
+        match frame:
+            case frames.Beat():
+                self._beat(frame.activity, frame.detail, frame.until_ms, frame.rss_kb)
+                if frame.activity in {"thinking", "tool"}:
+                    self._outward.working()
+            case frames.Claim():
+                await self._claim(frame, connection)
+            case frames.Out():
+                await self._out(frame, connection)
+            case frames.Complete():
+                await self._complete(frame, connection)
+            case frames.SetState():
+                await self._set_state(frame, connection)
+            case frames.Answer():
+                self._answered(frame)
+            case frames.Log():
+                log.info("runner.log", session=self.session.id, generation=self.generation, text=frame.text[:2000])
+            case frames.Bye():
+                self._outward.farewell(frame.reason[:200])
+
+    def broke_contract(self, error: WireError) -> None:
+        self._outward.offended(f"{error.code}: {error}")
+
+    def gone(self, connection: Connection) -> None:
+        if connection is self._flow.connection:
+            self._flow.connection = None
+
+    # The host's side.
+
+    async def offer(self, row: InboundRow) -> None:
+        """A row was committed to the mailbox. Push it now if the link is up and everything before it was pushed."""
+        flow = self._flow
+        if flow.connection is None or row.id in flow.outstanding:
+            return
+        if flow.more_waits or self._pumping.locked() or len(flow.outstanding) >= INBOUND_WINDOW:
+            flow.more_waits = True
+            await self.pump()
+            return
+        self._push([row])
+
+    def rows_may_wait(self) -> None:
+        """Rows were committed while nothing could be pushed."""
+        self._flow.more_waits = True
+
+    async def pump(self, *, fresh_container: bool = False) -> None:
+        """Push what waits in the mailbox, as far as the window allows."""
+        flow = self._flow
+        async with self._pumping:
+            while flow.connection is not None and flow.more_waits:
+                room = min(INBOUND_WINDOW - len(flow.outstanding), MAX_ROWS_IN_A_FRAME)
+                if room <= 0:
+                    return
+                flow.more_waits = False
+                excluding = frozenset(flow.outstanding)
+                rows = await self._mailboxes.run(
+                    self.session,
+                    lambda mailbox, room=room, excluding=excluding: mailbox.pending(
+                        limit=room, excluding=excluding, fresh_container=fresh_container, now=datetime.now(UTC)
+                    ),
+                )
+                rows = [row for row in rows if row.id not in flow.outstanding]
+                if rows and flow.connection is not None:
+                    self._push(rows)
+                    flow.more_waits = flow.more_waits or len(rows) == room
+
+    def _push(self, rows: list[InboundRow]) -> None:
+        flow = self._flow
+        if flow.connection is None:
+            return
+        # A frame is bounded: what does not fit with others goes alone, which the limit on one message allows.
+        for row in rows:
+            flow.outstanding[row.id] = row
+            flow.connection.send(frames.Inbound(rows=[_row_json(row)]))
+        faults.point("link.pushed")
+
+    async def ask(self, subject: str, arguments: dict[str, Any]) -> frames.Answer:
+        """Ask the runner itself. Returns when it answers; the caller sets the deadline."""
+        connection = self._flow.connection
+        if connection is None:
+            raise ConflictError(f"session {self.session.id} has no link", hint="Send it a message first, to wake it.")
+        key = f"ask-{len(self._answers)}-{time.monotonic_ns()}"
+        event: anyio.Event = anyio.Event()
+        answer: list[frames.Answer] = []
+        self._answers[key] = (event, answer)
+        try:
+            connection.send(frames.Ask(id=key, subject=subject, arguments=arguments))
+            await event.wait()
+        finally:
+            del self._answers[key]
+        return answer[0]
+
+    def send(self, frame: frames.Cancel | frames.Drain) -> bool:
+        """Tell the runner to cancel or drain. False: there is no link to say it on."""
+        if self._flow.connection is None:
+            return False
+        self._flow.connection.send(frame)
+        return True
+
+    # Frames, one by one.
+
+    async def _claim(self, frame: frames.Claim, connection: Connection) -> None:
+        ids = [MessageId(each) for each in frame.ids if each in self._flow.outstanding]
+        await self._mailboxes.run(self.session, lambda mailbox: mailbox.claim(frame.turn, ids, self.generation))
+        faults.point("link.claimed")
+        self._beat("thinking")
+        connection.send(frames.Claimed(turn=frame.turn))
+        self._outward.working()
+
+    async def _out(self, frame: frames.Out, connection: Connection) -> None:
+        try:
+            row = await self._outbound_row(
+                {"id": frame.id, "kind": frame.kind, "content": frame.content, "to": frame.to}
+                | {"in_reply_to": frame.in_reply_to}
+            )
+            await self._mailboxes.run(self.session, lambda mailbox: mailbox.append([row]))
+        except (_RefusedError, ConflictError) as error:
+            connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.id))
+            return
+        connection.send(frames.Committed(id=frame.id))
+        faults.point("outbound.acknowledged")
+        self._outward.said()
+
+    async def _complete(self, frame: frames.Complete, connection: Connection) -> None:
+        try:
+            outs = [await self._outbound_row(each) for each in frame.outs]
+            ids = [MessageId(each) for each in frame.ids]
+            await self._mailboxes.run(
+                self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed)
+            )
+        except (_RefusedError, ConflictError) as error:
+            connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.turn))
+            return
+        flow = self._flow
+        for each in frame.ids:
+            flow.outstanding.pop(MessageId(each), None)
+        connection.send(frames.Completed(turn=frame.turn))
+        faults.point("outbound.acknowledged")
+        self._beat("idle" if not flow.outstanding else "thinking")
+        self._outward.said()
+        if flow.more_waits:
+            await self.pump()
+
+    async def _set_state(self, frame: frames.SetState, connection: Connection) -> None:
+        def change(mailbox: Mailbox) -> bool:
+            after = mailbox.state()
+            after.pop(frame.key, None)
+            if frame.value is not None:
+                after[frame.key] = frame.value
+            if sum(len(key) + len(value.encode()) for key, value in after.items()) > MAX_STATE_BYTES:
+                return False
+            mailbox.set_state(frame.key, frame.value)
+            return True
+
+        if await self._mailboxes.run(self.session, change):
+            connection.send(frames.Committed(id=frame.id))
+        else:
+            connection.send(frames.Refused(code="too-large", text=f"the state may have {MAX_STATE_BYTES} bytes", id=frame.id))
+
+    def _answered(self, frame: frames.Answer) -> None:
+        if waiting := self._answers.get(frame.id):
+            event, answer = waiting
+            answer.append(frame)
+            event.set()
+
+    def _beat(
+        self, activity: str, detail: str | None = None, until_ms: int | None = None, rss_kb: int | None = None
+    ) -> None:
+        now = time.monotonic()
+        self.pulse = Pulse(
+            at=now,
+            activity=activity[:40],
+            detail=detail[:200] if detail else None,
+            until=now + until_ms / 1000 if until_ms is not None else None,
+            rss_kb=rss_kb if rss_kb is not None else self.pulse.rss_kb,
+        )
+
+    async def _outbound_row(self, said: dict[str, Any]) -> OutboundRow:
+        """The row for one thing said, with the host's own address and time. Raises _RefusedError."""
+        key, kind, content = said.get("id"), said.get("kind", "chat"), said.get("content")
+        to, in_reply_to = said.get("to"), said.get("in_reply_to")
+        if not (isinstance(key, str) and 0 < len(key) <= 200 and isinstance(content, dict)):  # noqa: PLR2004
+            raise WireError("malformed", "something said has no id or no content")
+        if kind not in OUTBOUND_KINDS:
+            raise _RefusedError("unknown-kind", f"messages of kind {str(kind)[:40]!r} are not accepted")
+        if len(json.dumps(content, ensure_ascii=False).encode()) > MAX_CONTENT_BYTES:
+            raise _RefusedError("too-large", f"a message may have {MAX_CONTENT_BYTES} bytes")
+        surroundings = self._flow.surroundings
+        if surroundings is None:
+            raise WireError("malformed", "nothing can be said before hello")
+        answered = await self._answered_row(in_reply_to)
+        if to is not None:
+            address = _address_of(str(to), surroundings.destinations)
+        elif answered is not None and answered.address is not None:
+            address = answered.address
+        else:
+            address = surroundings.home_address
+        if address is None:
+            raise _RefusedError("no-address", "this session belongs to no chat; name a destination")
+        return OutboundRow(
+            id=MessageId(key),
+            kind=str(kind),
+            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            content=content,
+            address=address,
+            in_reply_to=answered.id if answered is not None else None,
+        )
+
+    async def _answered_row(self, in_reply_to: object) -> InboundRow | None:
+        if not isinstance(in_reply_to, str):
+            return None
+        if (row := self._flow.outstanding.get(MessageId(in_reply_to))) is not None:
+            return row
+        return await self._mailboxes.run(self.session, lambda mailbox: mailbox.inbound(MessageId(in_reply_to)))
+
+
+class _RefusedError(HermitcrabError):
+    """What the agent said is not accepted, and the link goes on."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _code_of(error: HermitcrabError) -> str:
+    return error.code if isinstance(error, _RefusedError) else "id-reused"
+
+
+def _address_of(name: str, destinations: list[Destination]) -> Address:
+    for each in destinations:
+        if each.name == name and each.type == "channel" and each.channel_type and each.platform_id:
+            return Address(channel_type=each.channel_type, platform_id=each.platform_id)
+    known = ", ".join(sorted(each.name for each in destinations)) or "none"
+    raise _RefusedError("unknown-destination", f"no destination {name[:80]!r}; known: {known}")
+
+
+def _row_json(row: InboundRow) -> dict[str, Any]:
+    address = row.address
+    return {
+        "id": row.id,
+        "seq": row.seq,
+        "kind": row.kind,
+        "timestamp": row.timestamp,
+        "trigger": row.trigger,
+        "tries": row.tries,
+        "content": row.content,
+        "channel_type": address.channel_type if address else None,
+        "platform_id": address.platform_id if address else None,
+        "thread_id": address.thread_id if address else None,
+    }
+
+
+def _destination_json(destination: Destination) -> dict[str, Any]:
+    return {
+        "name": destination.name,
+        "display_name": destination.display_name or destination.name,
+        "type": destination.type,
+        "channel_type": destination.channel_type,
+        "platform_id": destination.platform_id,
+        "agent_group_id": destination.agent_group_id,
+    }
+
+

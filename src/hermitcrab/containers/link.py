@@ -1,0 +1,202 @@
+"""The host's end of the links: one listening socket for each live session, one connection on it.
+
+This file knows bytes, frames and limits; what frames mean is `exchange.py`'s. The peer is an adversary (law 4): it may
+send anything, at any speed, and never read. It can end its own link that way, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import structlog
+
+from hermitcrab.settings.sockets import bind_unix
+from hermitcrab_wire import codec, frames
+from hermitcrab_wire.codec import LineBuffer, WireError
+from hermitcrab_wire.limits import MAX_FRAME_BYTES
+
+SOCKET_NAME = "link.sock"
+
+_READ_BYTES = 64 * 1024
+_UNREAD_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
+"""What a peer that does not read may leave lying in our memory before its link is cut."""
+
+_HELLO_WITHIN_S = 10.0
+_UNKNOWN_FRAMES_AT_MOST = 100
+_CONNECTIONS_AT_MOST = 4
+"""On one session's socket at a time: the runner's, and a few that have not been cut yet."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkLimits:
+    """How fast one link may send before it is read more slowly. Never a reason to refuse."""
+
+    frames_per_s: float = 2000.0
+    burst_frames: float = 4000.0
+    bytes_per_s: float = 32 * 1024 * 1024
+    burst_bytes: float = 64 * 1024 * 1024
+
+
+class Connection:
+    """One accepted connection, as the exchange uses it. `send` never waits and never raises."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.closed = False
+
+    def send(self, frame: frames.Frame) -> None:
+        if self.closed:
+            return
+        self._writer.write(codec.encode(frame.to_json()))
+        if self._writer.transport.get_write_buffer_size() > _UNREAD_BYTES_AT_MOST:
+            log.warning("link.peer-does-not-read")
+            self.cut()
+
+    def cut(self) -> None:
+        """Close at once; what was not sent yet is dropped."""
+        if not self.closed:
+            self.closed = True
+            self._writer.transport.abort()
+
+
+class LinkHandler(Protocol):
+    """What becomes of a session's frames."""
+
+    async def greet(self, hello: frames.Hello, connection: Connection) -> frames.Refused | None:
+        """Take the connection over, or say why not."""
+
+    async def handle(self, frame: frames.Frame, connection: Connection) -> None:
+        """Act on one frame. Raises WireError when the frame breaks the contract."""
+
+    def broke_contract(self, error: WireError) -> None:
+        """The peer sent what no honest runner sends; its link has been cut."""
+
+    def gone(self, connection: Connection) -> None:
+        """The connection ended, for whatever reason."""
+
+
+@asynccontextmanager
+async def listening(
+    folder: Path, handler: LinkHandler, *, limits: LinkLimits | None = None
+) -> AsyncIterator[Callable[[], None]]:
+    """Serve `folder`/link.sock while the context is open. Leaving it cuts every connection."""
+    bucket = limits or LinkLimits()
+    open_connections: set[Connection] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(writer)
+        if len(open_connections) >= _CONNECTIONS_AT_MOST:
+            connection.cut()
+            return
+        open_connections.add(connection)
+        try:
+            await _serve_one(reader, connection, handler, _Throttle(bucket))
+        except (ConnectionError, BrokenPipeError):
+            log.debug("link.broken")
+        finally:
+            connection.cut()
+            open_connections.discard(connection)
+            handler.gone(connection)
+
+    sock = bind_unix(folder, SOCKET_NAME, 0o666)
+    server = await asyncio.start_unix_server(serve, sock=sock, limit=_READ_BYTES)
+
+    def cut_all() -> None:
+        for each in list(open_connections):
+            each.cut()
+
+    try:
+        yield cut_all
+    finally:
+        server.close()
+        cut_all()
+        with contextlib.suppress(FileNotFoundError):
+            (folder / SOCKET_NAME).unlink()
+
+
+async def _serve_one(
+    reader: asyncio.StreamReader, connection: Connection, handler: LinkHandler, throttle: _Throttle
+) -> None:
+    unknown = 0
+    greeted = False
+    incoming = _frames(reader, throttle)
+    try:
+        while True:
+            try:
+                with anyio.fail_after(None if greeted else _HELLO_WITHIN_S):
+                    message = await anext(incoming)
+            except (StopAsyncIteration, TimeoutError):
+                return
+            try:
+                frame = frames.parse(message, frames.FROM_RUNNER)
+            except WireError as error:
+                if error.code != "unknown-type":
+                    raise
+                unknown += 1
+                if unknown > _UNKNOWN_FRAMES_AT_MOST:
+                    raise WireError("malformed", "too many frames of unknown types") from error
+                connection.send(frames.Refused(code=error.code, text=str(error)))
+                continue
+            if isinstance(frame, frames.Hello):
+                refusal = await handler.greet(frame, connection)
+                if refusal is not None:
+                    connection.send(refusal)
+                    # The refusal must reach the runner, which exits on it.
+                    await _flushed(connection)
+                    return
+                greeted = True
+            elif not greeted:
+                raise WireError("malformed", "the first frame must be hello")
+            else:
+                await handler.handle(frame, connection)
+    except WireError as error:
+        connection.send(frames.Refused(code=error.code, text=str(error)))
+        await _flushed(connection)
+        handler.broke_contract(error)
+    finally:
+        await incoming.aclose()
+
+
+async def _flushed(connection: Connection) -> None:
+    with contextlib.suppress(ConnectionError), anyio.move_on_after(1):
+        await connection._writer.drain()  # noqa: SLF001  # both belong to this file
+        connection._writer.close()  # noqa: SLF001
+        await connection._writer.wait_closed()  # noqa: SLF001
+
+
+async def _frames(reader: asyncio.StreamReader, throttle: _Throttle) -> AsyncIterator[dict[str, object]]:
+    buffer = LineBuffer()
+    while data := await reader.read(_READ_BYTES):
+        lines = buffer.feed(data)
+        await throttle.pay(len(lines), len(data))
+        for line in lines:
+            yield codec.decode(line)
+
+
+class _Throttle:
+    """Two token buckets. Paying waits until there is enough: the socket's own back-pressure does the rest."""
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self._limits = limits
+        self._frames = limits.burst_frames
+        self._bytes = limits.burst_bytes
+        self._at = time.monotonic()
+
+    async def pay(self, frame_count: int, byte_count: int) -> None:
+        now = time.monotonic()
+        passed, self._at = now - self._at, now
+        self._frames = min(self._limits.burst_frames, self._frames + passed * self._limits.frames_per_s) - frame_count
+        self._bytes = min(self._limits.burst_bytes, self._bytes + passed * self._limits.bytes_per_s) - byte_count
+        owed_s = max(-self._frames / self._limits.frames_per_s, -self._bytes / self._limits.bytes_per_s)
+        if owed_s > 0:
+            await anyio.sleep(owed_s)

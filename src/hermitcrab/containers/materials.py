@@ -1,0 +1,246 @@
+"""What must lie on disk before a container can start: its folders, and the files that only the host writes.
+
+Folders that an agent writes are only ever touched through their descriptor, without following a link (law 4).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import hermitcrab_runner
+import hermitcrab_wire
+
+from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic import instructions
+from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, Materials
+from hermitcrab.model.groups import AgentGroup
+from hermitcrab.model.ids import Generation
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
+
+_WORK_MOUNT_POINTS = ("agent", "inbox", "global")
+_GROUP_FILES = ("container.json", "CLAUDE.md")
+_GROUP_FOLDERS = (".claude-fragments",)
+_STATE_FILES = ("settings.json",)
+_STATE_FOLDERS = ("skills", "commands", "agents", "hooks")
+"""What a harness would run or obey: empty and read-only, or the host's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFolders:
+    """A session on disk (design section 5)."""
+
+    root: Path
+
+    @property
+    def mailbox(self) -> Path:
+        return self.root / "mailbox"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def certificates(self) -> Path:
+        return self.logs / "certificates.jsonl"
+
+    def run(self, generation: Generation) -> Path:
+        """Each generation has a socket folder of its own: an old container cannot reach a new one's link."""
+        return self.root / "run" / str(generation)
+
+
+def session_folders(home: Home, session: Session) -> SessionFolders:
+    return SessionFolders(root=home.sessions / session.agent_group_id / session.id)
+
+
+class MaterialsDesk:
+    """Prepares and clears away what containers are given. All methods block; call them in a thread."""
+
+    def __init__(self, home: Home, *, uid: int, gid: int) -> None:
+        self._home = home
+        self._uid, self._gid = uid, gid
+
+    def prepare(
+        self,
+        session: Session,
+        group: AgentGroup,
+        generation: Generation,
+        *,
+        config: dict[str, Any],
+        packages: Path | None,
+        host_interpreter: bool,
+    ) -> Materials:
+        """Make everything for one generation of the session's container. Idempotent."""
+        folders = session_folders(self._home, session)
+        group_folder = self._home.groups / group.folder
+        for each in (folders.inbox, folders.logs, folders.run(generation)):
+            each.mkdir(parents=True, exist_ok=True)
+        # The container's user must be able to pass through to the sockets, and nobody else gets this far.
+        folders.run(generation).chmod(0o755)
+        folders.inbox.chmod(0o755)
+        self._writable_folder(folders.work, mount_point_folders=_WORK_MOUNT_POINTS)
+        self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
+        self._writable_folder(
+            group_folder,
+            mount_point_files=_GROUP_FILES,
+            mount_point_folders=_GROUP_FOLDERS,
+            first_files={instructions.MEMORY_FILE: ""},
+        )
+        generated = self._generate(group, config)
+        app, python = _installation(host_interpreter=host_interpreter)
+        if packages is not None:
+            app[PACKAGES] = str(packages.resolve(strict=True))
+        global_memory = self._home.groups / "global"
+        empty = str(generated / "empty")
+        return Materials(
+            work=str(folders.work),
+            inbox=str(folders.inbox),
+            run=str(folders.run(generation)),
+            state=str(folders.state),
+            group_folder=str(group_folder),
+            generated={
+                **{name: str(generated / name) for name in _GROUP_FILES},
+                **{name: str(generated / name) for name in _GROUP_FOLDERS},
+            },
+            app=app,
+            state_overlays={
+                "settings.json": str(generated / "claude-settings.json"),
+                **dict.fromkeys(_STATE_FOLDERS, empty),
+            },
+            global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
+            python=python,
+        )
+
+    def clear(self, session: Session, generation: Generation) -> None:
+        """Remove what only that generation needed."""
+        shutil.rmtree(session_folders(self._home, session).run(generation), ignore_errors=True)
+
+    def _generate(self, group: AgentGroup, config: dict[str, Any]) -> Path:
+        folder = self._home.generated / group.id
+        for name in ("empty", *_GROUP_FOLDERS):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _write(folder / "CLAUDE.md", instructions.claude_md())
+        _write(folder / "container.json", instructions.container_json(group, config))
+        _write(folder / "claude-settings.json", instructions.claude_settings())
+        return folder
+
+    def _writable_folder(
+        self,
+        folder: Path,
+        *,
+        mount_point_files: tuple[str, ...] = (),
+        mount_point_folders: tuple[str, ...] = (),
+        first_files: dict[str, str] | None = None,
+    ) -> None:
+        """A folder that the agent owns, with the places where the host's own things are mounted on top.
+
+        The places are made once; later a container can neither remove nor replace them, as they are mount points in it.
+        """
+        new = False
+        try:
+            folder.mkdir(parents=True)
+            new = True
+        except FileExistsError:
+            pass
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in mount_point_folders:
+                if not _is(descriptor, name, stat.S_ISDIR, folder):
+                    os.mkdir(name, 0o755, dir_fd=descriptor)
+            for name, text in {**dict.fromkeys(mount_point_files, ""), **(first_files or {})}.items():
+                if name in (first_files or {}) and not new:
+                    continue
+                if not _is(descriptor, name, stat.S_ISREG, folder):
+                    self._create(descriptor, name, text)
+            if os.geteuid() == 0 and os.fstat(descriptor).st_uid != self._uid:
+                os.fchown(descriptor, self._uid, self._gid)
+        finally:
+            os.close(descriptor)
+
+    def _create(self, folder: int, name: str, text: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o644, dir_fd=folder)
+        try:
+            os.write(descriptor, text.encode())
+            if os.geteuid() == 0:
+                os.fchown(descriptor, self._uid, self._gid)
+        finally:
+            os.close(descriptor)
+
+
+def _is(folder: int, name: str, kind: Any, path: Path) -> bool:
+    """Whether `name` is there and of that kind. What is of another kind was planted: the container is refused."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not kind(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink != 1):
+        raise EngineError(
+            Failure.DENIED_BY_POLICY,
+            f"{path / name} is not what the host put there",
+            hint="Something in the agent's folder stands where the host mounts its own; move it away.",
+        )
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a host-only file whole, so that no container ever sees half of it. Unchanged content is left alone:
+    a running container has the file itself mounted, and would go on seeing a replaced one's old content."""
+    try:
+        if path.read_text() == text:
+            return
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+
+
+def _installation(*, host_interpreter: bool) -> tuple[dict[str, str], str]:
+    """The read-only parts of this installation by their path in the container, and the interpreter's path there."""
+    app = {
+        f"{RUNNER_SOURCE}/hermitcrab_runner": _package_folder(hermitcrab_runner.__file__),
+        f"{RUNNER_SOURCE}/hermitcrab_wire": _package_folder(hermitcrab_wire.__file__),
+        instructions.SHARED_PATH: str(Path(str(resources.files("hermitcrab.groups") / "shared/CLAUDE.md")).resolve()),
+    }
+    if not host_interpreter:
+        return app, "python3"
+    prefix = Path(sys.base_prefix).resolve()
+    executable = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    if prefix.is_relative_to("/usr"):
+        return app, str(prefix / executable)
+    app[INTERPRETER] = str(prefix)
+    return app, f"{INTERPRETER}/{executable}"
+
+
+def interpreter_env() -> dict[str, str]:
+    """What the host's interpreter needs in its environment to run at another path."""
+    if sysconfig.get_config_var("Py_ENABLE_SHARED") and not Path(sys.base_prefix).resolve().is_relative_to("/usr"):
+        return {"LD_LIBRARY_PATH": f"{INTERPRETER}/lib"}
+    return {}
+
+
+def _package_folder(init_file: str | None) -> str:
+    assert init_file is not None
+    return str(Path(init_file).resolve().parent)

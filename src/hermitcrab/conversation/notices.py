@@ -1,0 +1,91 @@
+"""What the host itself says in a chat: that somebody is writing, and in one sentence when something went wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import anyio
+import anyio.abc
+import structlog
+
+from hermitcrab.channels.base import Channel
+from hermitcrab.conversation.delivery import Deliverer
+from hermitcrab.errors import ChannelError, HermitcrabError
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.ids import MessageId, SessionId, new_id
+from hermitcrab.model.messages import Address, OutboundRow
+from hermitcrab.model.sessions import Session
+from hermitcrab.store import messaging_groups
+from hermitcrab.store.database import Store
+
+TYPING_INTERVAL_S = 4.0
+"""Platforms show "is writing" for about five seconds."""
+
+log = structlog.get_logger(__name__)
+
+
+class Notices:
+    def __init__(
+        self, store: Store, mailboxes: Mailboxes, deliverer: Deliverer, channels: Mapping[str, Channel]
+    ) -> None:
+        self._store, self._mailboxes, self._deliverer, self._channels = store, mailboxes, deliverer, channels
+        self._typed_at: dict[SessionId, float] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def working(self, session: Session) -> None:
+        """The runner works on a turn: show it, at most every few seconds. Returns at once."""
+        now = time.monotonic()
+        if self._tasks is None or now - self._typed_at.get(session.id, -TYPING_INTERVAL_S) < TYPING_INTERVAL_S:
+            return
+        self._typed_at[session.id] = now
+        self._tasks.start_soon(self._type, session)
+
+    def resting(self, session: Session) -> None:
+        """The session's container is gone."""
+        self._typed_at.pop(session.id, None)
+
+    async def trouble(self, session: Session, text: str) -> None:
+        """One sentence to the session's chat, kept and delivered like the agent's own words. Never raises."""
+        now = datetime.now(UTC)
+        try:
+            address = await self._address(session)
+            row = OutboundRow(
+                id=MessageId(new_id("notice", int(now.timestamp() * 1000))),
+                kind="chat",
+                timestamp=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                content={"text": text, "notice": True},
+                address=address,
+            )
+            await self._mailboxes.run(session, lambda mailbox: mailbox.append([row]))
+        except HermitcrabError as error:
+            log.error("notice.lost", session=session.id, text=text, reason=error.message)
+            return
+        self._deliverer.notify(session)
+
+    async def _type(self, session: Session) -> None:
+        address = await self._address(session)
+        channel = self._channels.get(address.channel_type) if address is not None else None
+        if channel is None or address is None:
+            return
+        try:
+            with anyio.move_on_after(TYPING_INTERVAL_S):
+                await channel.typing(address)
+        except ChannelError as error:
+            log.debug("typing.failed", session=session.id, text=error.message)
+
+    async def _address(self, session: Session) -> Address | None:
+        group_id = session.messaging_group_id
+        if group_id is None:
+            return None
+        chat = await self._store.read(lambda connection: messaging_groups.by_id(connection, group_id))
+        if chat is None:
+            return None
+        return Address(channel_type=chat.channel_type, platform_id=chat.platform_id, thread_id=session.thread_id)

@@ -1,0 +1,118 @@
+"""From a channel's event to rows in mailboxes: which agents hear it, in which sessions, and that it is on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import structlog
+
+from hermitcrab.channels.base import Receipt
+from hermitcrab.containers.runner import ContainerRunner
+from hermitcrab.errors import BadInputError
+from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.groups import MessagingGroup
+from hermitcrab.model.ids import MessageId, SessionId, new_id
+from hermitcrab.model.messages import ChannelMessage, InboundRow
+from hermitcrab.model.sessions import Session
+from hermitcrab.store import messaging_groups, sessions, wirings
+from hermitcrab.store.database import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Router:
+    """Implements `channels.base.ChannelHost`."""
+
+    def __init__(
+        self, store: Store, mailboxes: Mailboxes, runner: ContainerRunner, *, message_bytes_at_most: int
+    ) -> None:
+        self._store, self._mailboxes, self._runner = store, mailboxes, runner
+        self._bytes_at_most = message_bytes_at_most
+
+    async def receive(self, message: ChannelMessage) -> Receipt:
+        """Commit the message for every agent that hears it, then have them woken."""
+        _check(message, self._bytes_at_most)
+        found = await self._store.read(
+            lambda connection: (
+                (chat := messaging_groups.by_address(connection, message.address)),
+                wirings.for_messaging_group(connection, chat.id) if chat is not None else [],
+            )
+        )
+        chat, wired = found
+        if chat is None or not wired:
+            return Receipt(accepted=False, reason="no agent is wired to this chat")
+        heard = hearings(message, chat, wired, engaged_sessions=frozenset())
+        if not heard:
+            return Receipt(accepted=False, reason="no agent of this chat is addressed by it")
+        rows: list[tuple[Session, InboundRow]] = []
+        repeats = 0
+        for hearing in heard:
+            session = await self._session(hearing, chat, message)
+            row = await self._accept(session, hearing, message)
+            if row is None:
+                repeats += 1
+            rows.append((session, row or _row(hearing, message)))
+            if row is not None and row.trigger:
+                await self._runner.offer(session, row)
+        return Receipt(
+            accepted=True,
+            reason="it was received before" if repeats == len(heard) else None,
+            row_ids=tuple(row.id for _, row in rows),
+            session_ids=tuple(session.id for session, _ in rows),
+        )
+
+    async def _session(self, hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> Session:
+        thread = thread_of_session(hearing.wiring, message, supports_threads=chat.is_group)
+        agent_group_id = hearing.wiring.agent_group_id
+        fresh = Session(
+            id=SessionId(new_id("sess", int(time.time() * 1000))),
+            agent_group_id=agent_group_id,
+            messaging_group_id=chat.id,
+            thread_id=thread,
+        )
+        found = await self._store.read(lambda connection: sessions.find(connection, agent_group_id, chat.id, thread))
+        if found is not None:
+            return found
+        return await self._store.write(lambda connection: sessions.find_or_insert(connection, fresh))
+
+    async def _accept(self, session: Session, hearing: Hearing, message: ChannelMessage) -> InboundRow | None:
+        if not self._runner.attends(session.id):
+            # Said before the row is: a host that is killed in between looks once in vain, and misses nothing.
+            await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
+        row = _row(hearing, message)
+        return await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+
+
+def _row(hearing: Hearing, message: ChannelMessage) -> InboundRow:
+    # Platforms number messages within a chat, and an agent-shared session hears several chats.
+    shared = hearing.wiring.session_mode == "agent-shared"
+    key = f"{message.id}@{hearing.wiring.messaging_group_id}" if shared else message.id
+    return InboundRow(
+        id=MessageId(key),
+        kind=message.kind,
+        timestamp=message.timestamp,
+        content=message.content,
+        address=message.address,
+        trigger=hearing.mode == "answer",
+    )
+
+
+def _check(message: ChannelMessage, bytes_at_most: int) -> None:
+    """Refuse what cannot be kept whole. Raises BadInputError."""
+    if not 0 < len(message.id) <= 150:  # noqa: PLR2004  # leaves room for suffixes within the link's limit
+        raise BadInputError("a message's id must have 1 to 150 characters")
+    try:
+        size = len(json.dumps(message.content, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise BadInputError(
+            "The message is not valid Unicode.", hint="Send it as UTF-8; nothing of it was kept."
+        ) from error
+    if size > bytes_at_most:
+        raise BadInputError(
+            f"The message has {size:,} bytes; the limit is {bytes_at_most:,}.",
+            hint="Send a shorter one, or raise limits.message_bytes in hermitcrab.toml.",
+        )
+
+

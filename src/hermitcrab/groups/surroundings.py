@@ -1,0 +1,64 @@
+"""What a session's runner is told of the world: configuration, destinations, its own chat. Read afresh at each hello."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from sqlite3 import Connection
+
+from hermitcrab.containers.exchange import Surroundings
+from hermitcrab.containers.packages import ensure_provider_packages
+from hermitcrab.model.groups import AgentGroup
+from hermitcrab.model.messages import Address
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.model import Settings
+from hermitcrab.store import destinations, messaging_groups
+from hermitcrab.store.database import Store
+
+PROVIDERS = ("claude", "echo")
+"""Providers that the runner has. `echo` repeats what it hears and needs nothing."""
+
+PROVIDERS_WITH_PACKAGES = frozenset({"claude"})
+
+
+class GroupSurveyor:
+    """Implements `containers.runner.Surveyor` from the store and the settings."""
+
+    def __init__(self, store: Store, settings: Settings, *, package_cache: Path) -> None:
+        self._store, self._settings, self._package_cache = store, settings, package_cache
+
+    def provider_of(self, session: Session, group: AgentGroup) -> str:
+        """Session before group before installation; the runner gets what is decided here, and nothing else."""
+        return (session.provider or group.provider or self._settings.agents.provider).lower()
+
+    async def packages(self, provider: str) -> Path | None:
+        if provider not in PROVIDERS_WITH_PACKAGES:
+            return None
+        return await ensure_provider_packages(provider, self._package_cache)
+
+    async def surroundings(self, session: Session, group: AgentGroup) -> Surroundings:
+        agents = self._settings.agents
+
+        def read(connection: Connection) -> Surroundings:
+            chat = (
+                messaging_groups.by_id(connection, session.messaging_group_id)
+                if session.messaging_group_id is not None
+                else None
+            )
+            return Surroundings(
+                config={
+                    "provider": self.provider_of(session, group),
+                    "assistant_name": agents.assistant_name or group.name,
+                    "model": agents.model,
+                    "effort": agents.effort,
+                    "max_messages_per_prompt": agents.max_messages_per_prompt,
+                    "timezone": agents.timezone,
+                },
+                destinations=destinations.for_agent_group(connection, group.id),
+                home_address=Address(
+                    channel_type=chat.channel_type, platform_id=chat.platform_id, thread_id=session.thread_id
+                )
+                if chat is not None
+                else None,
+            )
+
+        return await self._store.read(read)
