@@ -1,0 +1,139 @@
+"""What an installation can be told: every setting, its bounds and its default.
+
+`load.py` fills these in from the settings file, the environment and the command line. A secret is never a setting: a
+setting says where the secret is (`env:NAME`, `file:/path`), and whoever uses it reads it there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_ENV_REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_FILE_REFERENCE = re.compile(r"file:/[^\0\r\n]+", re.ASCII)
+
+
+def _check_timezone(name: str) -> str:
+    if name == "UTC":
+        return name  # known even where the machine has no zone files
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("is no IANA time zone; write one like Europe/Berlin, or UTC") from error
+    return name
+
+
+def _check_secret_reference(text: str) -> str:
+    if _ENV_REFERENCE.fullmatch(text) or _FILE_REFERENCE.fullmatch(text):
+        return text
+    raise ValueError(
+        "must say where the secret is, env:NAME or file:/absolute/path; the secret itself does not belong here"
+    )
+
+
+def _check_upstream(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError("is no URL") from error
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("must be a URL like https://api.example.com")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user name or password")
+    if parts.query or parts.fragment or any(character <= " " for character in url):
+        raise ValueError("must be a plain URL without query, fragment or spaces")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must be https: over http the key would travel in the clear; only this machine may be http")
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _none_if_empty(text: str | None) -> str | None:
+    # The environment has no other way to say "nothing".
+    return text or None
+
+
+OptionalText = Annotated[str | None, Field(max_length=4096), AfterValidator(_none_if_empty)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Deadline = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Quiet = Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)]
+TimeZone = Annotated[str, AfterValidator(_check_timezone)]
+SecretReference = Annotated[str, AfterValidator(_check_secret_reference)]
+Upstream = Annotated[str, AfterValidator(_check_upstream)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContainerSettings(_Section):
+    """How containers are made, and what one may use."""
+
+    engine: Name = "bubblewrap"
+    docker_socket: OptionalText = None
+    """None: the usual places."""
+    podman_socket: OptionalText = None
+    image: OptionalText = None
+    """None: the image that fits this version; bubblewrap needs none."""
+    memory_mb: int = Field(default=1024, ge=64, le=1_048_576)
+    pids: int = Field(default=256, ge=16, le=65_536)
+    cpus: float = Field(default=1.0, gt=0, le=1024, allow_inf_nan=False)
+    max_running: int = Field(default=64, ge=1, le=10_000)
+    concurrent_starts: int = Field(default=4, ge=1, le=256)
+    create_deadline_s: Deadline = 60.0
+    start_deadline_s: Deadline = 30.0
+    hello_deadline_s: Deadline = 20.0
+    quiet_before_freeze_s: Quiet = 300.0
+    quiet_before_stop_s: Quiet = 1800.0
+    stop_grace_s: Quiet = 10.0
+
+
+class AgentSettings(_Section):
+    """What an agent group has unless it says otherwise."""
+
+    provider: Name = "claude"
+    model: OptionalText = None
+    effort: OptionalText = None
+    assistant_name: OptionalText = None
+    max_messages_per_prompt: int = Field(default=10, ge=1, le=64)
+    timezone: TimeZone = "UTC"
+
+
+class GatewaySettings(_Section):
+    """Where the gateway sends requests, and where it finds the keys for them."""
+
+    anthropic_upstream: Upstream = "https://api.anthropic.com"
+    anthropic_key: SecretReference = "env:ANTHROPIC_API_KEY"
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: for people on a terminal, JSON lines anywhere else."""
+
+
+class LimitSettings(_Section):
+    message_bytes: int = Field(default=262_144, ge=1024, le=1_000_000)
+    """The longest text of one message."""
+
+
+class Settings(_Section):
+    """Everything that one installation was told."""
+
+    containers: ContainerSettings = Field(default_factory=ContainerSettings)
+    agents: AgentSettings = Field(default_factory=AgentSettings)
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
