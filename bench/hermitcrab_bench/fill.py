@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
 
-from hermitcrab.containers.materials import session_folders
-from hermitcrab.groups.creation import create_group
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.store.database import Store
+
+from hermitcrab.containers.materials import session_folders
+from hermitcrab.groups.creation import create_group
 from hermitcrab.model.groups import MessagingGroup
 from hermitcrab.model.ids import Generation, MessageId, MessagingGroupId, SessionId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
@@ -17,7 +19,6 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.store import messaging_groups
 from hermitcrab.store import sessions as session_queries
-from hermitcrab.store.database import Store
 
 
 async def fill(path: Path, sessions: int, *, messages: int = 1) -> None:
@@ -39,9 +40,7 @@ async def fill(path: Path, sessions: int, *, messages: int = 1) -> None:
                     id=MessagingGroupId(f"mg-{number}"), channel_type="filled", platform_id=f"chat-{number}"
                 )
                 messaging_groups.insert(connection, chat)
-                session = Session(
-                    id=SessionId(f"sess-{number}"), agent_group_id=group.id, messaging_group_id=chat.id
-                )
+                session = Session(id=SessionId(f"sess-{number}"), agent_group_id=group.id, messaging_group_id=chat.id)
                 made.append(session_queries.find_or_insert(connection, session))
                 session_queries.settle(connection, session.id)
 

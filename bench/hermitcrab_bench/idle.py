@@ -58,7 +58,7 @@ async def _measure(home: Path, engine: str, sessions: int) -> dict[str, float]:
         return {
             "cpu_percent": 100 * used / (time.monotonic() - began),
             "rss_kb": float(await process_rss_kb(host.pid)),
-            "children": float(len(Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split())),
+            "children": float(await to_thread.run_sync(_children, host.pid)),
         }
     finally:
         host.terminate()
@@ -76,7 +76,10 @@ async def _ready(home: Path) -> None:
                 await anyio.sleep(0.1)
 
 
+def _children(pid: int) -> int:
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
-

@@ -1,7 +1,7 @@
 """How long the host takes for a message on a live link: from the channel's call to the channel being called back.
 
-The road: commit of the message, push, echo in the sandbox, commit of the answer and of the end of the message, commit of
-the attempt, the channel. The time includes every fsync; the model's time is nothing.
+The road: commit of the message, push, echo in the sandbox, commit of the answer together with the end of the message,
+commit of the attempt, the channel. The time includes every fsync; the model's time is nothing.
 """
 
 from __future__ import annotations

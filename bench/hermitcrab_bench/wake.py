@@ -59,13 +59,13 @@ async def _floor(host: Host, number: int) -> float:
         installation=host.installation,
         session=SessionId(f"floor-{number}"),
         generation=Generation(1),
-        image=host.runner.image,
+        image=host.starter.image,
         argv=("sleep", "60"),
         env={"PATH": "/usr/bin:/bin"},
         mounts=(),
         limits=Limits(),
-        uid=host.runner.uid,
-        gid=host.runner.gid,
+        uid=host.starter.uid,
+        gid=host.starter.gid,
         workdir="/",
     )
     began = time.perf_counter()

@@ -14,11 +14,14 @@ import structlog
 
 from hermitcrab.channels.base import Channel
 from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.images import default_tag
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
 from hermitcrab.containers.reconcile import Reconciled, reconcile
-from hermitcrab.containers.runner import ContainerRunner, Told
+from hermitcrab.containers.runner import ContainerRunner
+from hermitcrab.containers.slot import Told
+from hermitcrab.containers.starting import Starter
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.conversation.notices import Notices
 from hermitcrab.conversation.router import Router
@@ -30,7 +33,6 @@ from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.model.messages import Address
-from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
 from hermitcrab.store import installation
@@ -60,6 +62,7 @@ class Host:
     mailboxes: Mailboxes
     engine: Engine
     runner: ContainerRunner
+    starter: Starter
     router: Router
     deliverer: Deliverer
     terminal: TerminalChannel
@@ -121,9 +124,7 @@ async def open_host(
         install = await store.write(installation.get_or_create)
         engine = open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
-        mailboxes = await stack.enter_async_context(
-            Mailboxes(lambda session: session_folders(home, session).mailbox)
-        )
+        mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
         gateway = await stack.enter_async_context(Gateway([anthropic_route(settings.gateway)]))
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
@@ -131,6 +132,23 @@ async def open_host(
         notices = Notices(store, mailboxes, deliverer, channels)
         uid, gid = container_ids(install)
         is_bubblewrap = settings.containers.engine == "bubblewrap"
+        desk = MaterialsDesk(home, uid=uid, gid=gid)
+        starter = Starter(
+            home=home,
+            settings=settings,
+            installation=install,
+            store=store,
+            mailboxes=mailboxes,
+            engine=engine,
+            desk=desk,
+            surveyor=GroupSurveyor(store, settings, package_cache=home.cache),
+            door=gateway,
+            image=settings.containers.image or (None if is_bubblewrap else default_tag()),
+            uid=uid,
+            gid=gid,
+            runner_env=_runner_fault(),
+        )
+        ender = Ender(home=home, store=store, mailboxes=mailboxes, engine=engine, desk=desk)
         runner = ContainerRunner(
             home=home,
             settings=settings,
@@ -138,19 +156,14 @@ async def open_host(
             store=store,
             mailboxes=mailboxes,
             engine=engine,
-            desk=MaterialsDesk(home, uid=uid, gid=gid),
-            surveyor=GroupSurveyor(store, settings, package_cache=home.cache),
-            door=gateway,
+            starter=starter,
+            ender=ender,
             told=Told(
                 said=deliverer.notify,
                 working=notices.working,
                 resting=notices.resting,
                 trouble=notices.trouble,
             ),
-            image=settings.containers.image or (None if is_bubblewrap else default_tag()),
-            uid=uid,
-            gid=gid,
-            runner_env=_runner_fault(),
         )
         router = Router(store, mailboxes, runner, message_bytes_at_most=settings.limits.message_bytes)
 
@@ -163,7 +176,7 @@ async def open_host(
         await tasks.start(deliverer.run)
         await tasks.start(notices.run)
         await tasks.start(runner.run)
-        reconciled = await reconcile(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
+        reconciled = await reconcile(runner=runner, ender=ender, engine=engine, store=store, mailboxes=mailboxes)
         for session in reconciled.delivering:
             deliverer.notify(session)
         try:
@@ -175,6 +188,7 @@ async def open_host(
                 mailboxes=mailboxes,
                 engine=engine,
                 runner=runner,
+                starter=starter,
                 router=router,
                 deliverer=deliverer,
                 terminal=terminal,
@@ -186,8 +200,6 @@ async def open_host(
                 with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
                     await runner.stop_all()
             tasks.cancel_scope.cancel()
-
-
 
 
 def _is_terminal(address: Address, terminal: TerminalChannel, platform_id: str) -> bool:

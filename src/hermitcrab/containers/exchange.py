@@ -124,9 +124,7 @@ class Exchange:
 
     async def greet(self, hello: frames.Hello, connection: Connection) -> frames.Refused | None:
         if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL:
-            return frames.Refused(
-                code="protocol", text=f"this host speaks protocols {OLDEST_PROTOCOL} to {PROTOCOL}"
-            )
+            return frames.Refused(code="protocol", text=f"this host speaks protocols {OLDEST_PROTOCOL} to {PROTOCOL}")
         if hello.generation != self.generation:
             return frames.Refused(code="stale-generation", text=f"generation {self.generation} has this socket now")
         surroundings = await self._surroundings()
@@ -136,7 +134,7 @@ class Exchange:
             # The runner re-dials only when its old link is lost; one runner has one link.
             flow.connection.cut()
         flow.connection, flow.surroundings = connection, surroundings
-        # What a resuming runner still holds is outstanding; anything else that was pushed may have been lost on the way.
+        # What a resuming runner still holds is outstanding; anything else that was pushed may be lost.
         held = set(hello.holds) if hello.resumes else set()
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
         flow.more_waits = True
@@ -286,9 +284,7 @@ class Exchange:
         try:
             outs = [await self._outbound_row(each) for each in frame.outs]
             ids = [MessageId(each) for each in frame.ids]
-            await self._mailboxes.run(
-                self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed)
-            )
+            await self._mailboxes.run(self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed))
         except (_RefusedError, ConflictError) as error:
             connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.turn))
             return
@@ -316,7 +312,9 @@ class Exchange:
         if await self._mailboxes.run(self.session, change):
             connection.send(frames.Committed(id=frame.id))
         else:
-            connection.send(frames.Refused(code="too-large", text=f"the state may have {MAX_STATE_BYTES} bytes", id=frame.id))
+            connection.send(
+                frames.Refused(code="too-large", text=f"the state may have {MAX_STATE_BYTES} bytes", id=frame.id)
+            )
 
     def _answered(self, frame: frames.Answer) -> None:
         if waiting := self._answers.get(frame.id):
@@ -340,7 +338,7 @@ class Exchange:
         """The row for one thing said, with the host's own address and time. Raises _RefusedError."""
         key, kind, content = said.get("id"), said.get("kind", "chat"), said.get("content")
         to, in_reply_to = said.get("to"), said.get("in_reply_to")
-        if not (isinstance(key, str) and 0 < len(key) <= 200 and isinstance(content, dict)):  # noqa: PLR2004
+        if not (isinstance(key, str) and 0 < len(key) <= 200 and isinstance(content, dict)):
             raise WireError("malformed", "something said has no id or no content")
         if kind not in OUTBOUND_KINDS:
             raise _RefusedError("unknown-kind", f"messages of kind {str(kind)[:40]!r} are not accepted")
@@ -420,5 +418,3 @@ def _destination_json(destination: Destination) -> dict[str, Any]:
         "platform_id": destination.platform_id,
         "agent_group_id": destination.agent_group_id,
     }
-
-

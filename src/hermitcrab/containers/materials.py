@@ -17,7 +17,6 @@ from typing import Any
 
 import hermitcrab_runner
 import hermitcrab_wire
-
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import instructions
 from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, Materials
@@ -204,8 +203,10 @@ def _is(folder: int, name: str, kind: Any, path: Path) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a host-only file whole, so that no container ever sees half of it. Unchanged content is left alone:
-    a running container has the file itself mounted, and would go on seeing a replaced one's old content."""
+    """Replace a host-only file whole, so that no container ever sees half of it.
+
+    Unchanged content is left alone: a container has the file itself mounted, and goes on seeing what was replaced.
+    """
     try:
         if path.read_text() == text:
             return

@@ -1,5 +1,7 @@
-"""After a start of the host: what of the engine's containers is ours and current is adopted, what is ours and stale is
-removed, and sessions that were left in the middle of something are looked at. Nothing of anybody else's is touched.
+"""What a host does first: bring what runs and what should run together.
+
+What of the engine's containers is ours and current is adopted, what is ours and stale is removed, and sessions that
+were left in the middle of something are looked at. Nothing of anybody else's is touched.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Reconciled:
 
 
 async def reconcile(
-    *, runner: ContainerRunner, engine: Engine, store: Store, mailboxes: Mailboxes
+    *, runner: ContainerRunner, ender: Ender, engine: Engine, store: Store, mailboxes: Mailboxes
 ) -> Reconciled:
     """Bring what runs and what should run together. Work is by containers and unsettled sessions, not by history."""
     result = Reconciled()
@@ -56,7 +58,7 @@ async def reconcile(
                 if await runner.adopt(view):
                     result.adopted += 1
                     return
-                await runner.certify_stale(view)
+                await ender.certify_stale(view)
                 await engine.remove(view.name)
                 result.removed += 1
             except EngineError as error:
@@ -78,13 +80,17 @@ async def reconcile(
             if counts.pending_triggers and not runner.attends(session.id) and not result.engine_unknown:
                 result.woken += 1
                 runner.request(session)
-            if not counts.undelivered and not counts.pending_triggers and not runner.attends(session.id):
-                await store.write(lambda connection: sessions.settle(connection, session.id))
+            if not counts.undelivered and not counts.pending_triggers:
+                await runner.settle(session)
 
     async with anyio.create_task_group() as tasks:
         for session in await store.read(sessions.unsettled):
             tasks.start_soon(look, session)
     log.info(
-        "reconciled", adopted=result.adopted, removed=result.removed, woken=result.woken, to_deliver=len(result.delivering)
+        "reconciled",
+        adopted=result.adopted,
+        removed=result.removed,
+        woken=result.woken,
+        to_deliver=len(result.delivering),
     )
     return result

@@ -160,8 +160,9 @@ class Deliverer:
             if error.transient:
                 await self._postpone(outbox, row, error.message)
                 return False
-            await run(session, lambda mailbox: mailbox.delivery_failed(row.id, error.message, None))
-            log.error("delivery.failed", session=session.id, row=row.id, reason=error.message)
+            reason = error.message
+            await run(session, lambda mailbox: mailbox.delivery_failed(row.id, reason, None))
+            log.error("delivery.failed", session=session.id, row=row.id, reason=reason)
             return True
         except TimeoutError:
             await self._postpone(outbox, row, f"the channel did not answer in {ATTEMPT_WITHIN_S:g} s")
@@ -197,9 +198,7 @@ class Deliverer:
     async def _postpone(self, outbox: _Outbox, row: OutboundRow, reason: str) -> None:
         delay_s = DELIVERY.delay_s(row.attempts + 1, random.random())  # noqa: S311
         retry_at = datetime.now(UTC) + timedelta(seconds=delay_s)
-        await self._mailboxes.run(
-            outbox.session, lambda mailbox: mailbox.delivery_failed(row.id, reason, retry_at)
-        )
+        await self._mailboxes.run(outbox.session, lambda mailbox: mailbox.delivery_failed(row.id, reason, retry_at))
         log.info("delivery.postponed", session=outbox.session.id, row=row.id, reason=reason, retry_in_s=round(delay_s))
         if row.address is not None:
             outbox.waiting.add(row.address)

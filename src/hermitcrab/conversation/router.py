@@ -78,11 +78,11 @@ class Router:
         return await self._store.write(lambda connection: sessions.find_or_insert(connection, fresh))
 
     async def _accept(self, session: Session, hearing: Hearing, message: ChannelMessage) -> InboundRow | None:
-        if not self._runner.attends(session.id):
-            # Said before the row is: a host that is killed in between looks once in vain, and misses nothing.
-            await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
         row = _row(hearing, message)
-        return await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+        with self._runner.receiving(session.id) as attended:
+            if not attended:
+                await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
+            return await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
 
 
 def _row(hearing: Hearing, message: ChannelMessage) -> InboundRow:
@@ -101,7 +101,7 @@ def _row(hearing: Hearing, message: ChannelMessage) -> InboundRow:
 
 def _check(message: ChannelMessage, bytes_at_most: int) -> None:
     """Refuse what cannot be kept whole. Raises BadInputError."""
-    if not 0 < len(message.id) <= 150:  # noqa: PLR2004  # leaves room for suffixes within the link's limit
+    if not 0 < len(message.id) <= 150:  # leaves room for suffixes within the link's limit
         raise BadInputError("a message's id must have 1 to 150 characters")
     try:
         size = len(json.dumps(message.content, ensure_ascii=False).encode())
@@ -114,5 +114,3 @@ def _check(message: ChannelMessage, bytes_at_most: int) -> None:
             f"The message has {size:,} bytes; the limit is {bytes_at_most:,}.",
             hint="Send a shorter one, or raise limits.message_bytes in hermitcrab.toml.",
         )
-
-

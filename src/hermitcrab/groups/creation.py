@@ -26,7 +26,9 @@ FIRST_GROUP = "main"
 """Made when the host starts on a home without any group, so that `crab chat` works at once."""
 
 
-async def create_group(store: Store, *, folder: str, name: str | None = None, provider: str | None = None) -> AgentGroup:
+async def create_group(
+    store: Store, *, folder: str, name: str | None = None, provider: str | None = None
+) -> AgentGroup:
     """A new agent group with a terminal chat wired to it. Raises BadInputError or ConflictError."""
     if FOLDER_NAME.fullmatch(folder) is None or folder in RESERVED_FOLDER_NAMES:
         raise BadInputError(

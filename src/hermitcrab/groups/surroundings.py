@@ -1,4 +1,4 @@
-"""What a session's runner is told of the world: configuration, destinations, its own chat. Read afresh at each hello."""
+"""What a session's runner is told: configuration, destinations, its own chat. Read afresh at each hello."""
 
 from __future__ import annotations
 

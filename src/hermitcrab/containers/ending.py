@@ -1,0 +1,138 @@
+"""The end of a container: certificate, rows given back, removal. `runner.py` decides when."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import structlog
+from anyio import to_thread
+
+from hermitcrab.containers import certificates
+from hermitcrab.containers.certificates import Certificate
+from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.materials import MaterialsDesk, session_folders
+from hermitcrab.containers.slot import Slot
+from hermitcrab.errors import EngineError
+from hermitcrab.logic.ending import HEALTHY_AFTER_S, TRIES_AT_MOST, Ending, explain
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.container import ContainerStatus, ContainerView, ExitRecord
+from hermitcrab.model.ids import Generation, MessageId, new_id
+from hermitcrab.model.messages import OutboundRow
+from hermitcrab.settings.home import Home
+from hermitcrab.store import sessions
+from hermitcrab.store.database import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Ender:
+    def __init__(self, *, home: Home, store: Store, mailboxes: Mailboxes, engine: Engine, desk: MaterialsDesk) -> None:
+        self._home, self._store, self._mailboxes = home, store, mailboxes
+        self._engine, self._desk = engine, desk
+
+    async def bury(self, slot: Slot, ending: Ending, record: ExitRecord | None) -> None:
+        """Certificate, then removal; the order lets a crash in between be repeated without a loss."""
+        generation = slot.life.generation
+        now = time.monotonic()
+        duration = now - slot.started_at if slot.started_at is not None else None
+        lines = await self._last_lines(slot.name)
+        await slot.close_resources()
+        returned = await self._mailboxes.run(
+            slot.session, lambda mailbox: mailbox.release_claims(Generation(generation + 1))
+        )
+        certificate = Certificate(
+            session=slot.session.id,
+            generation=generation,
+            cause=ending.cause,
+            text=ending.text,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            duration_s=round(duration, 3) if duration is not None else None,
+            exit_code=record.exit_code if record else None,
+            rows_returned=len(returned),
+            log=lines,
+        )
+        path = session_folders(self._home, slot.session).certificates
+        await to_thread.run_sync(certificates.write, path, certificate)
+        log.info(
+            "container.ended",
+            session=slot.session.id,
+            generation=generation,
+            cause=ending.cause,
+            text=ending.text,
+            rows_returned=len(returned),
+        )
+        await self._engine.remove(slot.name)
+        await to_thread.run_sync(self._desk.clear, slot.session, generation)
+        if not ending.planned and duration is not None and duration >= HEALTHY_AFTER_S:
+            slot.failures = 0
+        slot.started_at = None
+        slot.ended.set()
+
+    async def give_up_costly_rows(self, slot: Slot, ending: Ending) -> bool:
+        """A message that ended container after container is failed, with a notice, so that others get their turn.
+
+        True: there are notices to deliver.
+        """
+        now = datetime.now(UTC)
+        given_up = False
+        rows = await self._mailboxes.run(
+            slot.session, lambda mailbox: mailbox.pending(limit=64, fresh_container=True, now=now)
+        )
+        for row in rows:
+            if row.tries < TRIES_AT_MOST:
+                continue
+            reason = f"{row.tries} containers ended while they worked on it; the last one: {ending.text}"
+            notice = OutboundRow(
+                id=MessageId(new_id("notice", int(now.timestamp() * 1000))),
+                kind="chat",
+                timestamp=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                content={"text": f"I gave up on your message: {reason}"},
+                address=row.address,
+                in_reply_to=row.id,
+            )
+            await self._mailboxes.run(
+                slot.session,
+                lambda mailbox, row=row, notice=notice, reason=reason: mailbox.finish(  # type: ignore[misc]
+                    f"given-up-{row.id}", [row.id], [notice], reason
+                ),
+            )
+            given_up = True
+        return given_up
+
+    async def certify_stale(self, view: ContainerView) -> None:
+        """A certificate for a container that an earlier host left and that is about to be removed."""
+        session = await self._store.read(lambda connection: sessions.by_id(connection, view.session))
+        if session is None:
+            return
+        running = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
+        ending = (
+            Ending("stopped", "An earlier host left it in a state that this one could not take over.")
+            if running
+            else explain(view.exit, wanted=None, farewell=None)
+        )
+        certificate = Certificate(
+            session=view.session,
+            generation=view.generation,
+            cause=ending.cause,
+            text=ending.text,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            exit_code=view.exit.exit_code if view.exit else None,
+            log=await self._last_lines(view.name),
+        )
+        path = session_folders(self._home, session).certificates
+        await to_thread.run_sync(certificates.write, path, certificate)
+
+    async def exit_of(self, slot: Slot) -> ExitRecord | None:
+        """The exit record of the slot's generation, if the engine has it."""
+        try:
+            view = await self._engine.inspect(slot.name)
+        except EngineError:
+            return None
+        return view.exit if view is not None and view.generation == slot.life.generation else None
+
+    async def _last_lines(self, name: str) -> list[str]:
+        try:
+            return await self._engine.logs(name, lines=certificates.LOG_LINES)
+        except EngineError:
+            return []  # It never came to be, or the engine has lost it; the certificate says so elsewhere.

@@ -1,0 +1,116 @@
+"""What the host keeps in memory of one session's container, and what the rest of the host sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import anyio
+import structlog
+
+from hermitcrab.containers.exchange import Exchange, Surroundings
+from hermitcrab.errors import Failure
+from hermitcrab.logic.lifecycle import Life, Signal, step
+from hermitcrab.model.groups import AgentGroup
+from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.model.sessions import Session
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeOutcome:
+    """What a wake came to. `wake` never raises."""
+
+    kind: Literal["live", "started", "thawed", "waiting", "failed"]
+    failure: Failure | None = None
+    text: str = ""
+    retry_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """One session's container, as `crab status` shows it."""
+
+    session_id: str
+    phase: str
+    generation: int
+    activity: str
+    detail: str | None
+    container: str
+    engine: str
+    memory_bytes: int | None
+    unrealized: tuple[str, ...]
+    text: str
+
+
+class Surveyor(Protocol):
+    """Who knows what a session's runner is told at hello."""
+
+    async def surroundings(self, session: Session, group: AgentGroup) -> Surroundings: ...
+
+    def provider_of(self, session: Session, group: AgentGroup) -> str: ...
+
+    async def packages(self, provider: str) -> Path | None:
+        """The folder with the provider's Python packages, made if need be. None: it needs none."""
+
+
+class Door(Protocol):
+    """The gateway, as far as containers need it."""
+
+    async def open(self, session: SessionId, generation: Generation, folder: Path) -> None: ...
+
+    async def revoke(self, session: SessionId, generation: Generation) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Who is told what happens in sessions."""
+
+    said: Callable[[Session], None]
+    working: Callable[[Session], None]
+    resting: Callable[[Session], None]
+    trouble: Callable[[Session, str], Awaitable[None]]
+    """One sentence for the session's chat."""
+
+
+@dataclass(slots=True)
+class Slot:
+    session: Session
+    group: AgentGroup
+    name: str
+    life: Life
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    exchange: Exchange | None = None
+    resources: AsyncExitStack | None = None
+    starting: anyio.Event | None = None
+    outcome: WakeOutcome | None = None
+    hello: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    wanted_end: str | None = None
+    farewell: str | None = None
+    failures: int = 0
+    offences: int = 0
+    troubled: bool = False
+    started_at: float | None = None
+    active_at: float = 0.0
+    text: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def take(self, signal: Signal, generation: Generation | None = None) -> bool:
+        """Apply a signal; False if it was late or out of place."""
+        result = step(self.life, signal, self.life.generation if generation is None else generation)
+        if result.accepted:
+            self.life = result.life
+        else:
+            log.info("lifecycle.ignored", session=self.session.id, phase=self.life.phase, signal=signal)
+        return result.accepted
+
+    async def close_resources(self) -> None:
+        """Close the session's sockets. Idempotent."""
+        resources, self.resources, self.exchange = self.resources, None, None
+        if resources is not None:
+            await resources.aclose()

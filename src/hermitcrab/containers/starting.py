@@ -1,0 +1,206 @@
+"""One start of a container, stage by stage: claim, prepare, create, start, hello. `runner.py` decides when."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+import anyio
+import structlog
+from anyio import to_thread
+
+from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.exchange import Exchange, Outward
+from hermitcrab.containers.link import listening
+from hermitcrab.containers.materials import MaterialsDesk, interpreter_env, session_folders
+from hermitcrab.containers.slot import Door, Slot, Surveyor
+from hermitcrab.errors import EngineError, Failure, NotFoundError
+from hermitcrab.logic.lifecycle import Signal
+from hermitcrab.logic.spec import Materials, build_spec
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.container import ContainerSpec, Limits
+from hermitcrab.model.ids import Generation, InstallationId, SessionId
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
+from hermitcrab.settings.model import Settings
+from hermitcrab.store import sessions
+from hermitcrab.store.database import Store
+from hermitcrab_wire import faults
+
+log = structlog.get_logger(__name__)
+
+
+class Starter:
+    def __init__(
+        self,
+        *,
+        home: Home,
+        settings: Settings,
+        installation: InstallationId,
+        store: Store,
+        mailboxes: Mailboxes,
+        engine: Engine,
+        desk: MaterialsDesk,
+        surveyor: Surveyor,
+        door: Door,
+        image: str | None,
+        uid: int,
+        gid: int,
+        runner_env: Mapping[str, str],
+    ) -> None:
+        self._home, self._settings, self._installation = home, settings, installation
+        self._store, self._mailboxes, self._engine = store, mailboxes, engine
+        self._desk, self._surveyor, self._door = desk, surveyor, door
+        self.image, self.uid, self.gid = image, uid, gid
+        self._runner_env = dict(runner_env)
+
+    async def start(self, slot: Slot, outward: Outward, began: float) -> None:
+        """From claim to hello. Raises EngineError with the stage that failed; the caller clears up."""
+        deadlines = self._settings.containers
+        expected = slot.session.generation
+        generation = await self._store.write(lambda connection: sessions.claim(connection, slot.session.id, expected))
+        faults.point("wake.claimed")
+        slot.session = await self.reread(slot.session.id)
+        if not slot.take(Signal.CLAIMED, generation):
+            raise EngineError(Failure.UNKNOWN, f"session {slot.session.id} cannot start while {slot.life.phase}")
+        slot.hello, slot.ended = anyio.Event(), anyio.Event()
+        slot.wanted_end = slot.farewell = None
+        slot.offences = 0
+        slot.timings = {}
+        slot.take(Signal.PREPARE)
+        spec = await self.prepare(slot, generation)
+        await self._mailboxes.run(slot.session, lambda mailbox: mailbox.release_claims(generation))
+        await self.open_sockets(slot, generation, outward)
+        _clock(slot, "prepared", began)
+        faults.point("wake.prepared")
+        with _deadline(deadlines.create_deadline_s, "create", slot.name):
+            await self._create(spec)
+        slot.take(Signal.CREATED)
+        _clock(slot, "created", began)
+        faults.point("wake.created")
+        with _deadline(deadlines.start_deadline_s, "start", slot.name):
+            await self._engine.start(slot.name)
+        slot.take(Signal.STARTED)
+        slot.started_at = slot.active_at = time.monotonic()
+        _clock(slot, "started", began)
+        faults.point("wake.started")
+        await self.await_hello(slot)
+        slot.take(Signal.HELLO)
+        _clock(slot, "wake", began)
+        slot.troubled, slot.text = False, ""
+        log.info("container.ready", session=slot.session.id, generation=generation, ms=round(slot.timings["wake"]))
+
+    async def _create(self, spec: ContainerSpec) -> None:
+        try:
+            await self._engine.create(spec)
+        except EngineError as error:
+            if error.failure is not Failure.NAME_IN_USE:
+                raise
+            # Only an older generation of the same session can have the name; a foreign one refuses to be removed.
+            view = await self._engine.inspect(spec.name)
+            if view is not None and view.generation >= spec.generation:
+                raise
+            await self._engine.remove(spec.name)
+            await self._engine.create(spec)
+
+    async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
+        """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
+        provider = self._surveyor.provider_of(slot.session, slot.group)
+        packages = await self._surveyor.packages(provider)
+        around = await self._surveyor.surroundings(slot.session, slot.group)
+        await self._engine.ensure_image(self.image)
+        materials: Materials = await to_thread.run_sync(
+            functools.partial(
+                self._desk.prepare,
+                slot.session,
+                slot.group,
+                generation,
+                config=around.config,
+                packages=packages,
+                host_interpreter=self.image is None,
+            )
+        )
+        containers = self._settings.containers
+        return build_spec(
+            installation=self._installation,
+            session=slot.session,
+            generation=generation,
+            image=self.image,
+            provider=provider,
+            materials=materials,
+            limits=Limits(memory_bytes=containers.memory_mb * 1024 * 1024, pids=containers.pids, cpus=containers.cpus),
+            uid=self.uid,
+            gid=self.gid,
+            timezone=self._settings.agents.timezone,
+            extra_env={**(interpreter_env() if self.image is None else {}), **self._runner_env},
+        )
+
+    async def open_sockets(self, slot: Slot, generation: Generation, outward: Outward) -> None:
+        """Open the session's sockets for one generation."""
+        await slot.close_resources()
+        folder = session_folders(self._home, slot.session).run(generation)
+        exchange = Exchange(
+            slot.session,
+            generation,
+            mailboxes=self._mailboxes,
+            surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group),
+            outward=outward,
+        )
+        stack = AsyncExitStack()
+        async with AsyncExitStack() as building:
+            await building.enter_async_context(listening(folder, exchange))
+            await self._door.open(slot.session.id, generation, folder)
+            building.push_async_callback(self._door.revoke, slot.session.id, generation)
+            stack = building.pop_all()
+        slot.exchange, slot.resources = exchange, stack
+
+    async def await_hello(self, slot: Slot) -> None:
+        """Until the runner greets. Raises when it ends first or says nothing in time."""
+        deadline_s = self._settings.containers.hello_deadline_s
+        async with anyio.create_task_group() as waiting:
+
+            async def ended() -> None:
+                await slot.ended.wait()
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(ended)
+            with anyio.move_on_after(deadline_s):
+                await slot.hello.wait()
+            waiting.cancel_scope.cancel()
+        if not slot.hello.is_set():
+            died = slot.ended.is_set()
+            raise EngineError(
+                Failure.STARTED_THEN_DIED,
+                f"the container of {slot.session.id} " + ("ended before" if died else "ran, without") + " its hello",
+                hint=f"crab logs {slot.session.id} shows its last words.",
+            )
+
+    async def reread(self, session_id: SessionId) -> Session:
+        """The session as the store has it now."""
+        session = await self._store.read(lambda connection: sessions.by_id(connection, session_id))
+        if session is None:
+            raise NotFoundError(f"there is no session {session_id}")
+        return session
+
+
+def _clock(slot: Slot, stage: str, began: float) -> None:
+    slot.timings[stage] = (time.monotonic() - began) * 1000
+
+
+class _deadline:  # noqa: N801  # reads as a context
+    """A deadline for one stage whose passing is a typed failure that names the stage."""
+
+    def __init__(self, seconds: float, stage: str, name: str) -> None:
+        self._scope = anyio.move_on_after(seconds)
+        self._text = f"{stage} of {name} took more than {seconds:g} s"
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(self, *exc: object) -> bool | None:
+        swallowed = self._scope.__exit__(*exc)
+        if self._scope.cancelled_caught:
+            raise EngineError(Failure.RUNTIME_UNAVAILABLE, self._text, hint="crab doctor looks at the engine.")
+        return swallowed
