@@ -53,6 +53,10 @@ class DiskFullError(StoreError):
     """The disk is full. What was to be written was not accepted, and nothing that was accepted is lost."""
 
 
+class StoreDamagedError(StoreError):
+    """A database is damaged, or is not what its name says. It was left as it is."""
+
+
 class StoreTooNewError(StoreError):
     """The database was written by a newer Hermitcrab; it was not touched."""
 
@@ -101,3 +105,10 @@ class EngineError(HermitcrabError):
     def __init__(self, failure: Failure, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.failure = failure
+
+
+def sole(error: BaseException) -> BaseException:
+    """What a task group wrapped, when it wrapped one thing only: the error that the code in it raised."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
