@@ -1,0 +1,202 @@
+"""An agent that sends anything it likes on its link: it can end its own link, and nothing else (law 4, law 14)."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from hermitcrab.containers.link import Connection, listening
+from hermitcrab.settings.sockets import connect_unix
+from hermitcrab_wire import codec, frames
+from hermitcrab_wire.codec import WireError
+from hermitcrab_wire.limits import MAX_FRAME_BYTES
+
+HELLO = frames.Hello(protocol=1, generation=1, provider="echo", version="test")
+
+
+class RecordingHandler:
+    """A `link.LinkHandler` that answers each claim and keeps what else it is given."""
+
+    def __init__(self) -> None:
+        self.frames: list[frames.Frame] = []
+        self.offences: list[WireError] = []
+        self.greeted = 0
+        self.gone_count = 0
+
+    async def greet(self, hello: frames.Hello, connection: Connection) -> frames.Refused | None:
+        self.greeted += 1
+        if hello.generation != 1:
+            return frames.Refused(code="stale-generation", text="generation 1 has this socket now")
+        return None
+
+    async def handle(self, frame: frames.Frame, connection: Connection) -> None:
+        self.frames.append(frame)
+        if isinstance(frame, frames.Claim):
+            connection.send(frames.Claimed(turn=frame.turn))
+
+    def broke_contract(self, error: WireError) -> None:
+        self.offences.append(error)
+
+    def gone(self, connection: Connection) -> None:
+        self.gone_count += 1
+
+
+@asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[RecordingHandler]:
+    handler = RecordingHandler()
+    async with listening(folder, handler):
+        yield handler
+
+
+def talk(folder: Path, *parts: bytes, until_closed: bool = True) -> bytes:
+    """Connect, send, and read until the host closes or has nothing more to say. Blocks; run it in a thread."""
+    with connect_unix(folder / "link.sock") as peer:
+        peer.settimeout(10)
+        try:
+            for part in parts:
+                peer.sendall(part)
+            if not until_closed:
+                peer.shutdown(socket.SHUT_WR)
+            answer = b""
+            while data := peer.recv(65536):
+                answer += data
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
+        return answer
+
+
+def line(frame: frames.Frame) -> bytes:
+    return codec.encode(frame.to_json())
+
+
+async def honest_claim_is_answered(folder: Path) -> None:
+    answer = await to_thread.run_sync(
+        lambda: talk(folder, line(HELLO), line(frames.Claim(turn="t", ids=["a"])), until_closed=False)
+    )
+    assert codec.decode(answer.splitlines()[-1]) == {"type": "claimed", "turn": "t"}
+
+
+async def test_a_frame_before_hello_ends_the_link(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        await to_thread.run_sync(lambda: talk(tmp_path, line(frames.Claim(turn="t", ids=[]))))
+        assert [error.code for error in handler.offences] == ["malformed"]
+        assert handler.frames == []
+        await honest_claim_is_answered(tmp_path)
+
+
+async def test_a_hello_of_another_generation_is_refused_and_told_so(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        stale = frames.Hello(protocol=1, generation=7, provider="echo", version="test")
+        answer = await to_thread.run_sync(lambda: talk(tmp_path, line(stale)))
+        assert codec.decode(answer.splitlines()[0])["code"] == "stale-generation"
+        assert handler.offences == []
+
+
+async def test_an_unknown_frame_is_refused_politely_and_the_link_goes_on(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        answer = await to_thread.run_sync(
+            lambda: talk(
+                tmp_path,
+                line(HELLO),
+                b'{"type":"teleport"}\n',
+                line(frames.Claim(turn="t", ids=[])),
+                until_closed=False,
+            )
+        )
+        kinds = [codec.decode(each)["type"] for each in answer.splitlines()]
+        assert kinds == ["refused", "claimed"]
+        assert handler.offences == []
+
+
+async def test_a_flood_of_unknown_frames_ends_the_link(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        await to_thread.run_sync(lambda: talk(tmp_path, line(HELLO), b'{"type":"x"}\n' * 500))
+        assert len(handler.offences) == 1
+
+
+async def test_an_endless_line_ends_the_link_without_being_kept(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        await to_thread.run_sync(lambda: talk(tmp_path, line(HELLO), b"x" * (MAX_FRAME_BYTES + 1)))
+        assert [error.code for error in handler.offences] == ["too-large"]
+        await honest_claim_is_answered(tmp_path)
+
+
+async def test_a_peer_that_never_reads_is_cut(tmp_path: Path) -> None:
+    async with served(tmp_path) as handler:
+        claim = line(frames.Claim(turn="t" * 200, ids=[]))
+
+        def flood() -> None:
+            with connect_unix(tmp_path / "link.sock") as peer:
+                peer.settimeout(30)
+                peer.sendall(line(HELLO))
+                try:
+                    for _ in range(60):
+                        peer.sendall(claim * 1000)
+                except (ConnectionResetError, BrokenPipeError, TimeoutError):
+                    return
+
+        with anyio.fail_after(50):
+            await to_thread.run_sync(flood)
+        while handler.gone_count == 0:
+            await anyio.lowlevel.checkpoint()
+        await honest_claim_is_answered(tmp_path)
+
+
+async def test_too_many_connections_are_cut_and_an_honest_one_still_gets_in(tmp_path: Path) -> None:
+    async with served(tmp_path):
+
+        def crowd() -> None:
+            peers = [connect_unix(tmp_path / "link.sock") for _ in range(40)]
+            for peer in peers:
+                peer.close()
+
+        await to_thread.run_sync(crowd)
+        with anyio.fail_after(20):
+            while True:
+                try:
+                    await honest_claim_is_answered(tmp_path)
+                except IndexError:
+                    continue  # The crowd's connections are not all closed yet.
+                return
+
+
+async def test_mutated_frames_never_end_the_host_nor_disturb_another_session(tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    bad.mkdir()
+    good.mkdir()
+    seeded = random.Random(20261123)
+    samples = [
+        line(frames.Claim(turn="t", ids=["a", "b"])),
+        line(frames.Out(id="o", kind="chat", content={"text": "x"})),
+    ]
+    samples += [line(frames.Complete(turn="t", ids=["a"], outs=[{"id": "o"}])), line(frames.Beat(activity="idle"))]
+
+    def mutated() -> bytes:
+        data = bytearray(seeded.choice(samples))
+        for _ in range(seeded.randint(1, 6)):
+            match seeded.randrange(4):
+                case 0:
+                    data[seeded.randrange(len(data))] = seeded.randrange(256)
+                case 1:
+                    del data[seeded.randrange(len(data)) :]
+                    data += b"\n"
+                case 2:
+                    data[seeded.randrange(len(data)) :] = seeded.randbytes(seeded.randrange(1, 40))
+                case _:
+                    data *= 2
+        return bytes(data) or b"\n"
+
+    async with served(bad) as attacked, served(good) as other:
+        for _ in range(300):
+            payload = b"".join(mutated() for _ in range(20))
+            await to_thread.run_sync(lambda payload=payload: talk(bad, line(HELLO), payload, until_closed=False))
+        assert attacked.greeted >= 300
+        assert len(attacked.offences) > 0
+        await honest_claim_is_answered(good)
+        assert other.offences == []
