@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE = "terminal"
+CHANNEL_TYPE = "terminal"
 """The channel type of every address that leads to a person at this machine's terminal."""
 
 RUNTIME = "hermitcrab.channels.terminal.runtime:TerminalChannel"

@@ -20,11 +20,10 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from hermitcrab.channels.base import ChannelHost, Delivery, Receipt
-from hermitcrab.channels.terminal.manifest import TYPE
+from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE
 from hermitcrab.channels.terminal.render import checked_text
 from hermitcrab.errors import BadInputError, ChannelError, NotFoundError
 from hermitcrab.model.messages import Address, ChannelMessage
-from hermitcrab_wire.limits import MAX_ID_CHARACTERS
 
 ACKNOWLEDGED_WITHIN_S = 30.0
 """How long a client may take to show one message before the delivery is tried again."""
@@ -34,6 +33,8 @@ EVENTS_WAITING = 256
 
 REMEMBERED_KEYS = 1024
 """Delivered keys kept per channel, so that a repeated delivery of a shown message is answered without showing it."""
+
+ID_CHARACTERS_AT_MOST = 100
 
 Event = dict[str, Any]
 
@@ -73,29 +74,26 @@ class _Waiting:
 class TerminalChannel:
     """A channel whose platform is whoever is attached now.
 
-    `host` and `on_attached` may be set after construction, because the host and its channels need each other.
+    It delivers from the start and receives once it is connected, because the host and its channels need each other.
     """
 
-    type = TYPE
+    type = CHANNEL_TYPE
     supports_idempotency = True
     supports_threads = False
 
-    def __init__(
-        self,
-        *,
-        host: ChannelHost | None = None,
-        on_attached: Callable[[str], None] | None = None,
-        most_bytes: int = 262_144,
-        acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S,
-    ) -> None:
-        self.host = host
-        self.on_attached = on_attached
+    def __init__(self, *, most_bytes: int = 262_144, acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S) -> None:
+        self._host: ChannelHost | None = None
+        self._on_attached: Callable[[str], None] = lambda _platform_id: None
         self._most_bytes = most_bytes
         self._acknowledged_within_s = acknowledged_within_s
         self._attachments: dict[str, dict[str, Attachment]] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._shown: OrderedDict[str, str] = OrderedDict()
         self._numbers = itertools.count(1)
+
+    def connect(self, host: ChannelHost, *, on_attached: Callable[[str], None]) -> None:
+        """Where messages go, and who is told at once when somebody comes to an address."""
+        self._host, self._on_attached = host, on_attached
 
     def attached(self, platform_id: str) -> int:
         """How many clients are at that address."""
@@ -136,22 +134,22 @@ class TerminalChannel:
 
         Raises BadInputError for what cannot be stored; then nothing was.
         """
-        if self.host is None:
+        if self._host is None:
             raise NotFoundError("The terminal channel is not connected to a host yet.", hint="Try again in a moment.")
-        if not 0 < len(message_id) <= MAX_ID_CHARACTERS or not message_id.isprintable():
-            raise BadInputError(f"A message id has 1 to {MAX_ID_CHARACTERS} printable characters.")
+        if not 0 < len(message_id) <= ID_CHARACTERS_AT_MOST or not message_id.isprintable():
+            raise BadInputError(f"A message id has 1 to {ID_CHARACTERS_AT_MOST} printable characters.")
         message = ChannelMessage(
             id=message_id,
-            address=Address(channel_type=TYPE, platform_id=platform_id),
+            address=Address(channel_type=CHANNEL_TYPE, platform_id=platform_id),
             content={
                 "text": checked_text(text, most_bytes=self._most_bytes),
                 "sender": sender,
-                "senderId": f"{TYPE}:{sender}",
+                "senderId": f"{CHANNEL_TYPE}:{sender}",
             },
-            timestamp=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+            timestamp=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             is_mention=True,
         )
-        return await self.host.receive(message)
+        return await self._host.receive(message)
 
     @contextmanager
     def attach(self, platform_id: str) -> Iterator[Attachment]:
@@ -165,8 +163,7 @@ class TerminalChannel:
         for waiting in self._waiting.values():
             if waiting.platform_id == platform_id:
                 attachment.offer(waiting.event)
-        if self.on_attached is not None:
-            self.on_attached(platform_id)
+        self._on_attached(platform_id)
         try:
             yield attachment
         finally:
