@@ -42,7 +42,7 @@ async def fill(path: Path, sessions: int, *, messages: int = 1) -> None:
                 messaging_groups.insert(connection, chat)
                 session = Session(id=SessionId(f"sess-{number}"), agent_group_id=group.id, messaging_group_id=chat.id)
                 made.append(session_queries.find_or_insert(connection, session))
-                session_queries.settle(connection, session.id)
+                session_queries.settle(connection, session.id, session_queries.reasons(connection, session.id))
 
         await store.write(insert)
         for session in made:

@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HostUnreachableError
+from hermitcrab.settings.home import Home
 from hermitcrab_bench.fill import fill
 from hermitcrab_bench.scratch import process_rss_kb
 
@@ -69,7 +70,7 @@ async def _ready(home: Path) -> None:
     with anyio.fail_after(60):
         while True:
             try:
-                async with ControlClient.connect(home) as client:
+                async with ControlClient.connect(Home(home)) as client:
                     await client.call("status")
                     return
             except HostUnreachableError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import anyio
 import structlog
@@ -26,8 +27,9 @@ from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.conversation.notices import Notices
 from hermitcrab.conversation.router import Router
 from hermitcrab.errors import BadInputError
-from hermitcrab.gateway.gateway import Gateway
-from hermitcrab.gateway.keys import anthropic_route
+from hermitcrab.gateway.listener import Gateway
+from hermitcrab.gateway.route import Route
+from hermitcrab.gateway.vault import KeySource
 from hermitcrab.groups.creation import ensure_first_group
 from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -42,6 +44,9 @@ from hermitcrab_wire import faults
 ENGINE_GROUP = "hermitcrab.engines"
 RUNNER_FAULT = "HERMITCRAB_RUNNER_FAULT"
 """For tests: handed to runners as their HERMITCRAB_FAULT; the token's path is one in the container."""
+
+CACHE = "HERMITCRAB_CACHE"
+"""Names the folder for what can be fetched again."""
 
 FIRST_CONTAINER_UID = 600_000
 """Uids of containers when the host is root: above those of people, services and the usual sub-uid ranges."""
@@ -101,6 +106,20 @@ def check_provider(settings: Settings) -> None:
         )
 
 
+def gateway_routes(settings: Settings) -> list[Route]:
+    """Where containers get to through the gateway."""
+    gateway = settings.gateway
+    return [Route(prefix="/anthropic", upstream=gateway.anthropic_upstream, key=KeySource.parse(gateway.anthropic_key))]
+
+
+def package_cache() -> Path:
+    """Where providers' packages are kept: shared by all homes of a user, as they are large and never change."""
+    if (named := os.environ.get(CACHE)) is not None:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hermitcrab"
+
+
 def container_ids(install: InstallationId) -> tuple[int, int]:
     """Host uid and gid of what containers write: our own, or as root one that nobody else has."""
     if os.geteuid() != 0:
@@ -125,7 +144,7 @@ async def open_host(
         engine = open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
         mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
-        gateway = await stack.enter_async_context(Gateway([anthropic_route(settings.gateway)]))
+        gateway = await stack.enter_async_context(Gateway(gateway_routes(settings)))
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
         deliverer = Deliverer(store, mailboxes, channels)
@@ -141,7 +160,7 @@ async def open_host(
             mailboxes=mailboxes,
             engine=engine,
             desk=desk,
-            surveyor=GroupSurveyor(store, settings, package_cache=home.cache),
+            surveyor=GroupSurveyor(store, settings, package_cache=package_cache()),
             door=gateway,
             image=settings.containers.image or (None if is_bubblewrap else default_tag()),
             uid=uid,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
+from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.errors import EngineError

@@ -232,7 +232,7 @@ class ContainerRunner:
 
     async def settle(self, session: Session) -> None:
         """Note that nothing of the session waits, if that is so and nobody is adding to it."""
-        seen = await self._store.read(lambda connection: sessions.unsettled_count(connection, session.id))
+        seen = await self._store.read(lambda connection: sessions.reasons(connection, session.id))
         if self.attends(session.id) or self._receiving[session.id]:
             return
         counts = await self._mailboxes.run(session, Mailbox.counts)
@@ -255,11 +255,12 @@ class ContainerRunner:
         if (known := self._slots.get(session_id)) is not None:
             return known
         session = await self._store.read(lambda connection: sessions.by_id(connection, session_id))
-        group = session and await self._store.read(
-            lambda connection: agent_groups.by_id(connection, session.agent_group_id)
-        )
-        if session is None or group is None:
-            raise NotFoundError(f"there is no session {session_id}, or its agent group is gone")
+        if session is None:
+            raise NotFoundError(f"there is no session {session_id}")
+        group_id = session.agent_group_id
+        group = await self._store.read(lambda connection: agent_groups.by_id(connection, group_id))
+        if group is None:
+            raise NotFoundError(f"session {session_id} has no agent group any more")
         name = container_name(self._installation, session_id)
         slot = Slot(session=session, group=group, name=name, life=Life(Phase.ABSENT, session.generation))
         # Another task may have been faster while we read.

@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from types import TracebackType
 
 import anyio
 import structlog
@@ -199,8 +200,10 @@ class _deadline:  # noqa: N801  # reads as a context
     def __enter__(self) -> None:
         self._scope.__enter__()
 
-    def __exit__(self, *exc: object) -> bool | None:
-        swallowed = self._scope.__exit__(*exc)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        swallowed = self._scope.__exit__(kind, error, trace)
         if self._scope.cancelled_caught:
             raise EngineError(Failure.RUNTIME_UNAVAILABLE, self._text, hint="crab doctor looks at the engine.")
         return swallowed

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from sqlite3 import Connection
 
+import structlog
+
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
 from hermitcrab.model.groups import AgentGroup
@@ -13,6 +15,8 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.model import Settings
 from hermitcrab.store import destinations, messaging_groups
 from hermitcrab.store.database import Store
+
+log = structlog.get_logger(__name__)
 
 PROVIDERS = ("claude", "echo")
 """Providers that the runner has. `echo` repeats what it hears and needs nothing."""
@@ -33,7 +37,9 @@ class GroupSurveyor:
     async def packages(self, provider: str) -> Path | None:
         if provider not in PROVIDERS_WITH_PACKAGES:
             return None
-        return await ensure_provider_packages(provider, self._package_cache)
+        return await ensure_provider_packages(
+            provider, self._package_cache, progress=lambda text: log.info("packages", provider=provider, text=text)
+        )
 
     async def surroundings(self, session: Session, group: AgentGroup) -> Surroundings:
         agents = self._settings.agents

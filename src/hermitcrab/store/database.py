@@ -54,7 +54,7 @@ class Store:
             yield store
         finally:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(store._close)  # noqa: SLF001  # its own
+                await to_thread.run_sync(store._close)
 
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """What `function` returns, after its one transaction is on the disk; if it raises, nothing was changed.
@@ -90,7 +90,7 @@ class Store:
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
-    schema.refuse_newer(path, migrations())
+    schema.check(path, migrations())
     opened: list[sqlite3.Connection] = []
     try:
         opened.append(connect(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hermitcrab.errors import StoreDamagedError, StoreError, StoreTooNewError
-from hermitcrab.store.sqlite import transaction, translated
+from hermitcrab.store.sqlite import opening, transaction, translated
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
 
@@ -42,48 +42,70 @@ class Migration:
 
 def migrations_in(package: str, folder: str) -> tuple[Migration, ...]:
     """The migrations that `package` ships in `folder`, in order, without a gap."""
-    found: list[Migration] = []
     root = files(package).joinpath(*folder.split("/"))
-    for each in root.iterdir():
-        if name := _FILE_NAME.fullmatch(each.name):
-            found.append(Migration(int(name[1]), name[2], each.read_text(encoding="utf-8")))
+    found = [
+        Migration(int(name[1]), name[2], each.read_text(encoding="utf-8"))
+        for each in root.iterdir()
+        if (name := _FILE_NAME.fullmatch(each.name))
+    ]
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise ValueError(f"the migrations of {package} in {folder} are not numbered 1, 2, 3, ...")
     return tuple(found)
 
 
-def version_of(path: Path) -> int:
-    """The schema version of a file, without changing a byte of it. 0: it is new or empty."""
-    with translated(path):
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a file holds before anybody changes it."""
+
+    version: int
+    empty: bool
+    """There is no file, or it has no table."""
+    ours: bool
+    """It has the list of migrations that this module keeps."""
+
+
+def look(path: Path) -> Found:
+    """What the file holds, without changing a byte of it. Raises StoreDamagedError when it is no database."""
+    with opening(path):
         if not path.exists() or path.stat().st_size == 0:
-            return 0
+            return Found(version=0, empty=True, ours=False)
         # With an empty log the file alone is the truth; else only a reader that takes the log into account sees it.
         log = path.with_name(f"{path.name}-wal")
         mode = "mode=ro" if log.exists() and log.stat().st_size > 0 else "mode=ro&immutable=1"
         connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
         try:
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         finally:
             connection.close()
-    return version
+    return Found(version=version, empty=not tables, ours="schema_migrations" in tables)
 
 
-def refuse_newer(path: Path, migrations: Sequence[Migration]) -> int:
-    """The version of the file, which stays untouched. Raises StoreTooNewError if this code does not know it."""
-    version = version_of(path)
-    if version > len(migrations):
+def check(path: Path, migrations: Sequence[Migration], *, adopt: bool = False) -> Found:
+    """Refuse, untouched, what this code cannot work on. `adopt`: a file of another make may be brought to our schema.
+
+    Raises StoreTooNewError or StoreDamagedError.
+    """
+    found = look(path)
+    if found.version > len(migrations):
         raise StoreTooNewError(
-            f"{path} was written by a newer Hermitcrab (schema {version}; this one knows {len(migrations)})",
+            f"{path} was written by a newer Hermitcrab (schema {found.version}; this one knows {len(migrations)})",
             hint="Upgrade Hermitcrab, or use the backup that the upgrade left beside the database.",
         )
-    return version
+    if not (found.empty or found.ours or (adopt and found.version == 0)):
+        raise StoreDamagedError(
+            f"{path} is no database of Hermitcrab",
+            hint="Move it away; Hermitcrab does not change what it did not make.",
+        )
+    return found
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], *, backup: bool = True) -> int:
-    """Bring the file to the newest schema and return the version that it had.
+    """Bring a file that passed `check` to the newest schema, and return the version that it had.
 
-    Raises StoreDamagedError when it has a schema that none of the migrations made.
+    An older file is copied beside itself first, unless not `backup`. Raises StoreError when one of the migrations that
+    made the file was changed since.
     """
     with translated(path):
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -91,7 +113,8 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
             _check_ledger(connection, path, migrations[:version])
         if version == len(migrations):
             return version
-        if version > 0 and backup:
+        filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+        if filled and backup:
             _back_up(connection, path, version)
         for migration in migrations[version:]:
             with transaction(connection, path):
@@ -107,14 +130,6 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
 
 
 def _check_ledger(connection: sqlite3.Connection, path: Path, expected: Sequence[Migration]) -> None:
-    known = connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
-    ).fetchone()
-    if known is None:
-        raise StoreDamagedError(
-            f"{path} is no database of Hermitcrab",
-            hint="Move it away; Hermitcrab does not change what it did not make.",
-        )
     applied = connection.execute("SELECT version, checksum FROM schema_migrations ORDER BY version").fetchall()
     for migration, (_, checksum) in zip(expected, applied, strict=False):
         if checksum != migration.checksum:
@@ -132,7 +147,7 @@ def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
     """A whole copy beside the file. An earlier attempt's copy is of the same data and makes way."""
     target = path.with_name(f"{path.name}.backup-{version}")
     unfinished = target.with_name(f"{target.name}.unfinished")
-    with translated(target):
+    with opening(target):
         unfinished.unlink(missing_ok=True)
         connection.execute("VACUUM INTO ?", (str(unfinished),))
         unfinished.chmod(0o600)

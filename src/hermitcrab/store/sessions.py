@@ -99,7 +99,7 @@ def claim(connection: Connection, session_id: SessionId, expected: Generation) -
     Raises ConflictError when the session is not at `expected` any more, NotFoundError when there is none.
     """
     row = connection.execute(
-        "UPDATE sessions SET generation = generation + 1, unsettled = 1 WHERE id = ? AND generation = ?"
+        "UPDATE sessions SET generation = generation + 1, unsettled = unsettled + 1 WHERE id = ? AND generation = ?"
         " RETURNING generation",
         (session_id, expected),
     ).fetchall()
@@ -113,21 +113,27 @@ def claim(connection: Connection, session_id: SessionId, expected: Generation) -
 
 def unsettle(connection: Connection, session_id: SessionId) -> None:
     """There may be work in it from now on: a host that starts looks at it."""
-    connection.execute("UPDATE sessions SET unsettled = 1 WHERE id = ? AND unsettled = 0", (session_id,))
+    connection.execute("UPDATE sessions SET unsettled = unsettled + 1 WHERE id = ?", (session_id,))
 
 
-def settle(connection: Connection, session_id: SessionId) -> None:
-    """Nothing is left to do in it: a host that starts need not look at it."""
-    connection.execute("UPDATE sessions SET unsettled = 0 WHERE id = ? AND unsettled = 1", (session_id,))
+def settle(connection: Connection, session_id: SessionId, seen: int) -> None:
+    """Nothing is left to do in it, judged when `reasons` gave `seen`. A reason that came since then stands."""
+    connection.execute("UPDATE sessions SET unsettled = 0 WHERE id = ? AND unsettled = ?", (session_id, seen))
+
+
+def reasons(connection: Connection, session_id: SessionId) -> int:
+    """How often it was said that there may be work in it, since it was last settled."""
+    row = connection.execute("SELECT unsettled FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def unsettled(connection: Connection) -> list[Session]:
     """What a host that starts must look at. Work by these, not by all sessions (law 13)."""
-    return _select(connection, "WHERE unsettled = 1 ORDER BY id")
+    return _select(connection, "WHERE unsettled > 0 ORDER BY id")
 
 
 def unsettled_count(connection: Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM sessions WHERE unsettled = 1").fetchone()[0])
+    return int(connection.execute("SELECT count(*) FROM sessions WHERE unsettled > 0").fetchone()[0])
 
 
 def _first(connection: Connection, rest: str, *values: object) -> Session | None:

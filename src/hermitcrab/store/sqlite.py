@@ -6,6 +6,7 @@ synced at each commit (a commit is on the disk when it returns, and costs one sy
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def connect(path: Path, *, cache_kb: int = 2048) -> sqlite3.Connection:
         raise StoreError(
             f"SQLite {sqlite3.sqlite_version} is too old", hint="Use a Python that is linked with SQLite 3.37 or newer."
         )
-    with translated(path):
+    with opening(path):
         # SQLite gives its side files the mode that the database has.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
@@ -54,7 +55,10 @@ def connect(path: Path, *, cache_kb: int = 2048) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that can only read. It never checkpoints, so that there is one writer only (see SQLite's WAL-reset)."""
+    """A connection that can only read.
+
+    It never moves the log into the database: SQLite before 3.51.3 can lose pages when two connections do so at once.
+    """
     with translated(path):
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
@@ -70,7 +74,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool = True) -> Iterator[None]:
-    """All or nothing. With `durable` it is on the disk at the end; without, it survives the process but not the machine.
+    """All or nothing, and on the disk at the end. Not `durable`: it survives the process, and perhaps not the machine.
 
     Raises StoreError for what SQLite cannot do; whatever else the block raises undoes it and goes on up.
     """
@@ -104,7 +108,7 @@ def snapshot(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raises what SQLite and the file system have to say of `path` as StoreError, DiskFullError or ConflictError."""
+    """Raises what SQLite has to say of `path` as StoreError, DiskFullError or ConflictError."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
@@ -113,7 +117,17 @@ def translated(path: Path) -> Iterator[None]:
         raise ConflictError(f"{path.name} refuses it: {error}") from error
     except sqlite3.Error as error:
         raise _store_error(error, path) from error
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """As `translated`, for what also asks the file system itself."""
+    try:
+        with translated(path):
+            yield
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise _disk_full(path) from error
         raise StoreError(
             f"{path} cannot be opened: {error.strerror or error}",
             hint="It and its folder must belong to the user who runs the host.",
@@ -123,10 +137,7 @@ def translated(path: Path) -> Iterator[None]:
 def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and _disk_is_full(path)):
-        return DiskFullError(
-            f"The disk is full: {path} could not be written",
-            hint="Free some space; nothing that was accepted before is lost.",
-        )
+        return _disk_full(path)
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return StoreDamagedError(f"{path} is damaged or is no database: {error}", hint=_RESTORE_HINT)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
@@ -139,6 +150,13 @@ def _store_error(error: sqlite3.Error, path: Path) -> StoreError:
             hint="It and its folder must belong to the user who runs the host.",
         )
     return StoreError(f"{path} cannot be used: {error}", hint="`crab doctor` looks at the disk it lies on.")
+
+
+def _disk_full(path: Path) -> DiskFullError:
+    return DiskFullError(
+        f"The disk is full: {path} could not be written",
+        hint="Free some space; nothing that was accepted before is lost.",
+    )
 
 
 def _disk_is_full(path: Path) -> bool:

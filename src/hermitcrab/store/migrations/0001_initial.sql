@@ -51,7 +51,8 @@ CREATE TABLE destinations (
 CREATE INDEX destinations_by_target ON destinations (target_type, target_id);
 
 -- `generation` is the last that was claimed; whether its container runs, only the engine knows.
--- `unsettled`: there may be work: rows to answer or to deliver, or claims to give back. Looked at when a host starts.
+-- `unsettled` > 0: there may be work: rows to answer or to deliver, or claims to give back. Looked at when a host starts.
+-- It counts the reasons, so that who finds nothing to do cannot wipe out a reason that came meanwhile.
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY,
     agent_group_id TEXT NOT NULL REFERENCES agent_groups (id),
@@ -59,7 +60,7 @@ CREATE TABLE sessions (
     thread_id TEXT CHECK (thread_id <> ''),
     provider TEXT,
     generation INTEGER NOT NULL DEFAULT 0 CHECK (generation >= 0),
-    unsettled INTEGER NOT NULL DEFAULT 0 CHECK (unsettled IN (0, 1)),
+    unsettled INTEGER NOT NULL DEFAULT 0 CHECK (unsettled >= 0),
     created_at TEXT NOT NULL,
     last_active_at TEXT
 ) STRICT;
@@ -70,4 +71,4 @@ CREATE UNIQUE INDEX sessions_by_conversation
 
 CREATE INDEX sessions_by_messaging_group ON sessions (messaging_group_id);
 
-CREATE INDEX sessions_unsettled ON sessions (id) WHERE unsettled = 1;
+CREATE INDEX sessions_unsettled ON sessions (id) WHERE unsettled > 0;
