@@ -164,6 +164,11 @@ class AgentConnection:
         await self.finish()
 
     @property
+    def complete(self) -> bool:
+        """Whether an answer was sent to its end."""
+        return self._http.our_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
+
+    @property
     def reusable(self) -> bool:
         """Whether another request may follow on this connection."""
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE

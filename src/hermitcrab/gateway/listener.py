@@ -255,9 +255,11 @@ class _Door:
             relay = Relay(connection, await self._transport_for(), passage)
             try:
                 await relay.run()
-                rule = OK
             finally:
-                rule = rule if relay.rule == OK else relay.rule
+                if relay.rule != OK:
+                    rule = relay.rule
+                elif connection.complete:  # even if the door was closed behind its last byte
+                    rule = OK
                 self._gateway.keyring.judge(self.session, route, relay.upstream_status)
         finally:
             self._record(connection, head, target, rule, began)

@@ -23,6 +23,7 @@ class Exchange:
     headers: list[tuple[str, str]]
     _stream: anyio.abc.ByteStream
     _http: h11.Connection
+    _ended: bool = field(default=False)
     body: bytes = field(default=b"")
     keep: bool = field(default=True)
     """Set to False to close the connection after the answer."""
@@ -32,14 +33,16 @@ class Exchange:
 
     async def body_part(self) -> bytes | None:
         """The next piece of the body; None at its end."""
-        while True:
+        while not self._ended:
             event = self._http.next_event()
             if isinstance(event, h11.Data):
                 self.body += event.data
                 return bytes(event.data)
-            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+            if isinstance(event, h11.EndOfMessage):
+                self._ended = True
                 return None
             self._http.receive_data(await self._stream.receive())
+        return None
 
     async def read_body(self) -> bytes:
         while await self.body_part() is not None:
