@@ -143,7 +143,8 @@ class Capabilities:
     engine: str
     version: str
     unrealized: Mapping[str, str] = field(default_factory=dict)
-    """Keys: memory, pids, cpus, open-files, tmp-size, log-size, freeze, seccomp, read-only-root, network-none."""
+    """Keys: memory, pids, cpus, open-files, tmp-size, log-size, freeze, seccomp, read-only-root, network-none,
+    oom-report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
