@@ -6,6 +6,7 @@ says of session, sender or routing is ignored: the session is the socket's, the 
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,9 @@ from hermitcrab_wire.limits import (
 
 OUTBOUND_KINDS = frozenset({"chat"})
 """What an agent may say for now; further kinds come with their own checks."""
+
+_UNKNOWN = -10
+"""No seq follows this one: rows are numbered 2, 4, 6, ..."""
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +87,8 @@ class _Flow:
     connection: Connection | None = None
     outstanding: dict[MessageId, InboundRow | None] = field(default_factory=dict)
     """Pushed and not completed. None: held by a runner that was adopted, its row not read yet."""
+    last_seq: int = _UNKNOWN
+    """The greatest seq that was pushed on this connection."""
     more_waits: bool = True
     """Rows may be in the mailbox that were not pushed."""
     surroundings: Surroundings | None = None
@@ -137,7 +143,7 @@ class Exchange:
         # What a resuming runner still holds is outstanding; anything else that was pushed may be lost.
         held = set(hello.holds) if hello.resumes else set()
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
-        flow.more_waits = True
+        flow.last_seq, flow.more_waits = _UNKNOWN, True
         self._beat("idle")
         connection.send(
             frames.Welcome(
@@ -192,7 +198,9 @@ class Exchange:
         flow = self._flow
         if flow.connection is None or row.id in flow.outstanding:
             return
-        if flow.more_waits or self._pumping.locked() or len(flow.outstanding) >= INBOUND_WINDOW:
+        in_order = row.seq == flow.last_seq + 2
+        if not in_order or flow.more_waits or self._pumping.locked() or len(flow.outstanding) >= INBOUND_WINDOW:
+            # Something came before it, or it was pushed and even completed already: the mailbox knows.
             flow.more_waits = True
             await self.pump()
             return
@@ -211,13 +219,14 @@ class Exchange:
                 if room <= 0:
                     return
                 flow.more_waits = False
-                excluding = frozenset(flow.outstanding)
-                rows = await self._mailboxes.run(
-                    self.session,
-                    lambda mailbox, room=room, excluding=excluding: mailbox.pending(
-                        limit=room, excluding=excluding, fresh_container=fresh_container, now=datetime.now(UTC)
-                    ),
+                waiting = functools.partial(
+                    Mailbox.pending,
+                    limit=room,
+                    excluding=frozenset(flow.outstanding),
+                    fresh_container=fresh_container,
+                    now=datetime.now(UTC),
                 )
+                rows = await self._mailboxes.run(self.session, waiting)
                 rows = [row for row in rows if row.id not in flow.outstanding]
                 if rows and flow.connection is not None:
                     self._push(rows)
@@ -230,6 +239,7 @@ class Exchange:
         # A frame is bounded: what does not fit with others goes alone, which the limit on one message allows.
         for row in rows:
             flow.outstanding[row.id] = row
+            flow.last_seq = max(flow.last_seq, row.seq)
             flow.connection.send(frames.Inbound(rows=[_row_json(row)]))
         faults.point("link.pushed")
 
@@ -348,6 +358,7 @@ class Exchange:
         if surroundings is None:
             raise WireError("malformed", "nothing can be said before hello")
         answered = await self._answered_row(in_reply_to)
+        address: Address | None
         if to is not None:
             address = _address_of(str(to), surroundings.destinations)
         elif answered is not None and answered.address is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +174,7 @@ async def _flushed(connection: Connection) -> None:
         await connection._writer.wait_closed()  # noqa: SLF001
 
 
-async def _frames(reader: asyncio.StreamReader, throttle: _Throttle) -> AsyncIterator[dict[str, object]]:
+async def _frames(reader: asyncio.StreamReader, throttle: _Throttle) -> AsyncGenerator[dict[str, object]]:
     buffer = LineBuffer()
     while data := await reader.read(_READ_BYTES):
         lines = buffer.feed(data)

@@ -1,0 +1,87 @@
+"""SIGKILL of the host and of the runner at every step of a message's road: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hermitcrab.testing.host_process import HostProcess, Person, attended
+from hermitcrab_wire import faults
+
+HOST_POINTS = [point for point in faults.POINTS if not point.startswith("runner.")]
+RUNNER_POINTS = [point for point in faults.POINTS if point.startswith("runner.")]
+NeedEngine = Callable[[str], Mapping[str, str]]
+FEWER = ["inbound.committed", "wake.created", "link.pushed", "outbound.committed", "delivery.sent"]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def check_end(host: HostProcess, person: Person, texts: list[str]) -> None:
+    assert person.texts == texts, host.output()
+    assert await host.stop() == 0, host.output()
+
+
+@pytest.mark.parametrize("point", HOST_POINTS)
+async def test_a_host_killed_there_loses_and_doubles_nothing(
+    point: str, tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    await host_is_killed("bubblewrap", point, tmp_path, need_engine("bubblewrap"))
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+@pytest.mark.parametrize("point", FEWER)
+async def test_a_host_killed_there_on_a_daemon_loses_and_doubles_nothing(
+    engine: str, point: str, tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    await host_is_killed(engine, point, tmp_path, need_engine(engine))
+
+
+async def host_is_killed(engine: str, point: str, tmp_path: Path, env: Mapping[str, str]) -> None:
+    host = HostProcess(tmp_path / "home", engine=engine, env=env)
+    token = tmp_path / "token"
+    token.touch()
+    try:
+        await host.start(env={faults.VARIABLE: f"{point}:{token}"})
+        async with attended(Person(host.home)) as person, anyio.create_task_group() as tasks:
+            tasks.start_soon(person.say, "one", "first")
+            assert await host.died() == -signal.SIGKILL, f"the host did not pass {point}\n{host.output()}"
+            assert not token.exists()
+            await host.start()
+            await person.wait_for("first")
+            await person.say("two", "second")
+            await person.wait_for("second")
+        await check_end(host, person, ["Echo: first", "Echo: second"])
+    finally:
+        await host.kill()
+
+
+@pytest.mark.parametrize("point", RUNNER_POINTS)
+async def test_a_runner_killed_there_loses_and_doubles_nothing(
+    point: str, tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    host = HostProcess(tmp_path / "home", engine="bubblewrap", env=need_engine("bubblewrap"))
+    try:
+        await host.start()
+        async with attended(Person(host.home)) as person:
+            # The session's folders exist only after its first message.
+            await person.say("zero", "before")
+            await person.wait_for("before")
+            assert await host.stop() == 0, host.output()
+            (work,) = host.home.sessions.glob("*/*/work")
+            token = work / "token"
+            token.touch()
+            os.chown(token, work.stat().st_uid, work.stat().st_gid)
+            await host.start(env={"HERMITCRAB_RUNNER_FAULT": f"{point}:/workspace/token"})
+            await person.say("one", "first")
+            await person.wait_for("first")
+            assert not token.exists(), f"the runner did not pass {point}\n{host.output()}"
+            await person.say("two", "second")
+            await person.wait_for("second")
+        await check_end(host, person, ["Echo: before", "Echo: first", "Echo: second"])
+    finally:
+        await host.kill()

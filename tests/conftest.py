@@ -1,0 +1,33 @@
+"""What every test may ask for: a real engine, or a skip that says why there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from hermitcrab.testing.engines import available_engines
+
+REQUIRED = frozenset(os.environ.get("HERMITCRAB_REQUIRE_ENGINES", "").split())
+"""Engines whose tests may not be skipped: CI sets up all of them, and a missing one is a failure there."""
+
+
+@pytest.fixture(scope="session")
+def need_engine() -> Callable[[str], Mapping[str, str]]:
+    """Call it with an engine's name: gives what a host needs in its environment to use it, or skips with the reason."""
+    found = available_engines()
+
+    def need(name: str) -> Mapping[str, str]:
+        engine = found[name]
+        if not engine.usable:
+            if name in REQUIRED:
+                pytest.fail(f"{name} is required here, but: {engine.why_not}")
+            pytest.skip(f"{name}: {engine.why_not}")
+        environment = {"HERMITCRAB__CONTAINERS__ENGINE": name}
+        if engine.socket is not None:
+            environment[f"HERMITCRAB__CONTAINERS__{name.upper()}_SOCKET"] = engine.socket
+            environment["HERMITCRAB__CONTAINERS__IMAGE"] = engine.image
+        return environment
+
+    return need
