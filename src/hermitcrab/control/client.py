@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -89,7 +89,9 @@ class ControlClient:
                 yield replies
         finally:
             if self._replies.pop(number, None) is not None and self._open:
-                await self._send({"id": next(self._numbers), "method": CANCEL, "params": {"request": number}})
+                # A host that went away meanwhile has nothing left to cancel.
+                with suppress(HermitcrabError):
+                    await self._send({"id": next(self._numbers), "method": CANCEL, "params": {"request": number}})
 
     async def _send(self, message: Json) -> None:
         line = encode(message)

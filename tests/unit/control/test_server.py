@@ -7,11 +7,10 @@ import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import anyio
 import pytest
-from anyio.abc import SocketStream
+from anyio.abc import SocketStream, TaskStatus
 
 from hermitcrab.control import server
 from hermitcrab.control.client import ControlClient
@@ -30,11 +29,11 @@ async def echo(params: Params, _emit: Emit) -> Json:
     return {"text": text}
 
 
-async def missing(params: Params, _emit: Emit) -> NoReturn:
+async def missing(params: Params, _emit: Emit) -> Json:
     raise NotFoundError(f"There is no session {params.text('session')}.", hint="crab sessions list")
 
 
-async def broken(_params: Params, _emit: Emit) -> NoReturn:
+async def broken(_params: Params, _emit: Emit) -> Json:
     raise RuntimeError("a fault with a path /secret/place in it")
 
 
@@ -56,6 +55,7 @@ class Never:
             await emit({"begun": True})
             self.begun.set()
             await anyio.sleep_forever()
+            return {}
         finally:
             self.ended.set()
 
@@ -174,18 +174,23 @@ async def test_no_host_is_said_with_the_command_that_starts_one(home: Home) -> N
 
 
 async def test_a_host_that_stops_ends_waiting_calls(home: Home) -> None:
-    never = Never()
+    stop = anyio.Event()
+
+    async def host(*, task_status: TaskStatus[None]) -> None:
+        async with serve(home, never=Never()):
+            task_status.started()
+            await stop.wait()
+
     async with anyio.create_task_group() as tasks:
-        await tasks.start(ControlServer(home.run, {"never": never}).serve)
+        await tasks.start(host)
         async with ControlClient.connect(home) as client:
             events = client.stream("never")
             await anext(events)
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True), anyio.fail_after(5):
-                with pytest.raises(HostUnreachableError):
-                    await anext(events)
-                with pytest.raises(HostUnreachableError):
-                    await client.call("echo", text="x")
+            stop.set()
+            with pytest.raises(HostUnreachableError):
+                await anext(events)
+            with pytest.raises(HostUnreachableError):
+                await client.call("echo", text="x")
 
 
 async def _raw(home: Home) -> SocketStream:

@@ -1,0 +1,211 @@
+"""`crab`: the command line. Finds the command, loads only what that one needs, and renders every failure in one way.
+
+A command is a plain function, mostly `async`, that does its work, prints through `output`, and returns an exit code or
+None. The home is handed to it, so that none reads global state.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from hermitcrab import __version__
+from hermitcrab.errors import BadInputError, HermitcrabError, sole
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+DEBUG = "HERMITCRAB_DEBUG"
+"""Set: failures show their traceback."""
+
+INTERRUPTED = 130
+USAGE = 2
+
+
+class Command(NamedTuple):
+    name: str
+    target: str
+    """`module:function` below this package, imported when the command is run."""
+    help: str
+
+
+COMMANDS = (
+    Command("up", "up:up", "Run the host in the foreground"),
+    Command("status", "status:status", "What the host and its sessions are doing"),
+    Command("stop", "status:stop", "Ask the running host to leave"),
+    Command("chat", "chat:chat", "Talk to an agent: interactively, or one message with TEXT (- reads stdin)"),
+    Command("groups list", "groups:list_groups", "Every agent group"),
+    Command("groups create", "groups:create", "Make an agent group with a terminal chat of its own"),
+    Command("groups show", "groups:show", "One agent group: who it hears, where it may send, its sessions"),
+    Command("sessions list", "sessions:list_sessions", "Sessions, newest first"),
+    Command("sessions show", "sessions:show", "One session: container, messages, how earlier containers ended"),
+    Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
+    Command("logs", "logs:logs", "What a session's container wrote"),
+    Command("doctor", "doctor:doctor", "Check every precondition, each with its fix"),
+    Command("config show", "config:show", "Every setting, and where its value comes from"),
+    Command("demo", "demo:demo", "One message answered by an agent in a sandbox, with evidence from inside"),
+    Command("bench roundtrip", "bench:roundtrip", "Time of a message through a live link"),
+    Command("bench wake", "bench:wake", "Time of a cold start, next to the engine's own"),
+    Command("bench idle", "bench:idle", "Cost of idle sessions"),
+)
+
+FAMILIES = {
+    "groups": "Agent groups",
+    "sessions": "Conversations and their containers",
+    "config": "Settings",
+    "bench": "Benchmarks",
+}
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """The exit code of one command line: 0 done, 1 failed, 2 wrong usage or no host, 3 no answer, 130 interrupted."""
+    try:
+        words, home = _split_home(tokens)
+        # The overview needs no parser, and people ask for it while they wait.
+        if not words or words in (["--help"], ["-h"], ["help"]):
+            print(overview())
+            return 0
+        if words == ["--version"]:
+            print(f"crab {__version__}")
+            return 0
+        return _dispatch(words, home)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not try to flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except BaseException as error:
+        cause = sole(error)
+        if os.environ.get(DEBUG):
+            traceback.print_exception(cause)
+        if isinstance(cause, KeyboardInterrupt):
+            return INTERRUPTED
+        if not isinstance(cause, HermitcrabError):
+            if isinstance(cause, Exception) and not os.environ.get(DEBUG):
+                return _unexpected(cause)
+            raise
+        return _explain(cause)
+
+
+def overview() -> str:
+    """What `crab --help` prints."""
+    width = max(len(each.name) for each in COMMANDS)
+    lines = [f"  {each.name:<{width}}  {each.help}" for each in COMMANDS]
+    return "\n".join(
+        [
+            "Usage: crab [--home FOLDER] COMMAND [OPTIONS]",
+            "",
+            "A host for AI agents: each conversation has an agent in a container of its own.",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "Options:",
+            "  --home FOLDER  The installation's folder (default: HERMITCRAB_HOME, or the platform's data folder)",
+            "  --help, -h     Of crab, or of one command: crab COMMAND --help",
+            "  --version      The version",
+        ]
+    )
+
+
+def build_app() -> App:
+    """The parser of every command. No command's module is imported by this."""
+    from cyclopts import App  # noqa: PLC0415  # a fifth of a second that the overview need not wait
+
+    app = App(
+        name="crab",
+        help=f"{overview().splitlines()[2]} `--home FOLDER` goes with every command.",
+        version=__version__,
+        help_format="plaintext",
+    )
+    families = {name: App(name=name, help=text) for name, text in FAMILIES.items()}
+    for family in families.values():
+        app.command(family)
+    for each in COMMANDS:
+        family_name, _, name = each.name.rpartition(" ")
+        owner = families[family_name] if family_name else app
+        owner.command(f"hermitcrab.cli.{each.target}", name=name, help=each.help)
+    return app
+
+
+def _dispatch(words: list[str], home: str | None) -> int:
+    import anyio  # noqa: PLC0415
+    from cyclopts import CycloptsError  # noqa: PLC0415
+
+    from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
+
+    try:
+        command, bound, ignored = build_app().parse_args(words, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        told = " ".join(str(error).split())
+        raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
+    given = {"home": Home(resolve(home))} if "home" in ignored else {}
+
+    async def call() -> object:
+        outcome: object = command(*bound.args, **bound.kwargs, **given)
+        return await outcome if hasattr(outcome, "__await__") else outcome
+
+    code = anyio.run(call)
+    return code if isinstance(code, int) else 0
+
+
+def _split_home(tokens: Sequence[str]) -> tuple[list[str], str | None]:
+    """`--home` may stand anywhere before `--`; the rest is the command."""
+    words: list[str] = []
+    home: str | None = None
+    rest = iter(tokens)
+    for word in rest:
+        if word == "--":
+            words += [word, *rest]
+        elif word == "--home":
+            home = next(rest, None)
+            if home is None:
+                raise BadInputError("--home needs a folder.", hint="crab --home FOLDER COMMAND")
+        elif word.startswith("--home="):
+            home = word.removeprefix("--home=")
+        else:
+            words.append(word)
+    return words, home
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """The longest beginning of the line that names a command, with a space after it."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if any(each.name == name for each in COMMANDS) or name in FAMILIES:
+            return f"{name} "
+    return ""
+
+
+def _explain(error: HermitcrabError) -> int:
+    from hermitcrab.channels.terminal.render import plain  # noqa: PLC0415
+
+    sys.stdout.flush()
+    print(f"crab: {plain(error.message)}", file=sys.stderr)
+    if error.hint:
+        print(f"      {plain(error.hint)}", file=sys.stderr)
+    return error.exit_code
+
+
+def _unexpected(error: Exception) -> int:
+    """A fault of ours, or a machine that does what nobody foresaw: said in a line, with the way to more."""
+    said = " ".join(str(error).split())
+    print(f"crab: unexpected {type(error).__name__}: {said}"[:500], file=sys.stderr)
+    print(
+        f"      This is a fault in crab or an answer of this machine that it does not know. {DEBUG}=1 shows where.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""How commands print: one JSON document with --json, tables for people otherwise, colour only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from hermitcrab.channels.terminal.render import one_line
+from hermitcrab.settings.home import Home
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 10_000
+"""Into a pipe, nothing is wrapped or cut."""
+
+GivenHome = Annotated[Home, Parameter(parse=False)]
+"""The home that `main` resolved."""
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document.")]
+
+Session = Annotated[str, Parameter(help="The session's id, or a group's name for its newest session.")]
+
+Style = Literal["plain", "good", "bad", "warning", "quiet"]
+
+_STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "warning": "yellow", "quiet": "dim"}
+
+
+def print_json(value: object) -> None:
+    """The only thing on stdout of a command with --json."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    # Half a surrogate pair cannot be written as UTF-8; escaped it is still the same JSON.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.flush()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """It decides on colour by the stream, NO_COLOR and TERM."""
+    from rich.console import Console  # noqa: PLC0415  # not needed for --json
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else PIPED_WIDTH
+    )
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table without frames; cells are shown on one line each, and never obeyed by the terminal."""
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = [[_cell(each) for each in row] for row in rows]
+    if not shown:
+        print(empty)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in shown:
+        table.add_row(*(Text(each) for each in row))
+    _print_trimmed(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """`name  value` lines; what is None or empty is left out."""
+    kept = [(name, _cell(value)) for name, value in fields if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in kept), default=0)
+    for name, value in kept:
+        print(f"{name:<{width}}  {value}")
+
+
+def print_line(text: str, style: Style = "plain", *, stderr: bool = False) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    console(stderr=stderr).print(Text(text, style=_STYLES[style]), soft_wrap=True)
+
+
+def styled(text: str, style: Style) -> Any:
+    from rich.text import Text  # noqa: PLC0415
+
+    return Text(text, style=_STYLES[style])
+
+
+def _print_trimmed(renderable: object) -> None:
+    """Into a pipe without the blanks that pad a table's last column."""
+    target = console()
+    if target.is_terminal:
+        target.print(renderable)
+        return
+    with target.capture() as captured:
+        target.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case str():
+            return one_line(value)
+        case list() | tuple():
+            return one_line(", ".join(str(each) for each in value)) or "-"
+        case _:
+            return one_line(str(value))

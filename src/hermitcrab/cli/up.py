@@ -1,0 +1,90 @@
+"""`crab up`: the host, in the foreground, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Annotated
+
+import anyio
+import structlog
+from cyclopts import Parameter
+
+from hermitcrab import __version__
+from hermitcrab.app import Host, open_host
+from hermitcrab.cli.output import GivenHome
+from hermitcrab.control.methods import methods
+from hermitcrab.control.server import serving
+from hermitcrab.observe.logs import configure_logs
+from hermitcrab.settings.home import HomeLock
+from hermitcrab.settings.load import load
+
+NOTIFY_SOCKET = "NOTIFY_SOCKET"
+"""Set by whoever wants to be told when the host is ready: a service manager, or `crab demo`."""
+
+log = structlog.get_logger(__name__)
+
+
+async def up(
+    *,
+    engine: Annotated[str | None, Parameter(help="bubblewrap, docker or podman (containers.engine).")] = None,
+    provider: Annotated[str | None, Parameter(help="claude or echo (agents.provider).")] = None,
+    keep_containers: Annotated[
+        bool, Parameter(negative="", help="Leave containers running at the end; the next host adopts them.")
+    ] = False,
+    home: GivenHome,
+) -> int:
+    """Run the host in the foreground until it gets SIGTERM or SIGINT. A second signal ends it at once."""
+    home.prepare()
+    with HomeLock(home):
+        settings = load(home.path, {"containers.engine": engine, "agents.provider": provider})
+        configure_logs(level=settings.logs.level, format=settings.logs.format)
+        notify = os.environ.pop(NOTIFY_SOCKET, "")
+        async with (
+            open_host(home, settings, keep_containers=keep_containers) as host,
+            serving(home.run, methods(host)),
+        ):
+            log.info(
+                "host.ready",
+                version=__version__,
+                home=str(home.path),
+                engine=settings.containers.engine,
+                provider=settings.agents.provider,
+                pid=os.getpid(),
+            )
+            _tell_ready(notify)
+            reason = await _until_asked_to_leave(host)
+            log.info("host.leaving", reason=reason)
+    log.info("host.gone")
+    return 0
+
+
+async def _until_asked_to_leave(host: Host) -> str:
+    """Until a signal or `crab stop`. Afterwards a signal has its ordinary effect again: it ends the process."""
+    reason = "asked to stop"
+
+    async def signalled() -> None:
+        nonlocal reason
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                reason = signal.Signals(number).name
+                host.stop_requested.set()
+                return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(signalled)
+        await host.stop_requested.wait()
+        tasks.cancel_scope.cancel()
+    return reason
+
+
+def _tell_ready(address: str) -> None:
+    """The one line of the service managers' readiness protocol; somebody who is not there is not told."""
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.sendto(b"READY=1", f"\0{address[1:]}" if address.startswith("@") else address)
+        except OSError as error:
+            log.warning("host.nobody-told", reason=str(error))

@@ -1,0 +1,67 @@
+"""The port to the running host, as far as the control methods need it. `app.Host` fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import anyio
+
+from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.slot import SessionView, WakeOutcome
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.ids import InstallationId, SessionId
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
+from hermitcrab.settings.model import Settings
+from hermitcrab.store.database import Store
+
+
+class Containers(Protocol):
+    """Who wakes and ends the containers of sessions."""
+
+    def views(self) -> list[SessionView]: ...
+
+    async def wake(self, session: Session) -> WakeOutcome: ...
+
+    async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool: ...
+
+    async def ask(
+        self, session_id: SessionId, subject: str, arguments: dict[str, Any], *, timeout_s: float
+    ) -> dict[str, Any]: ...
+
+    async def logs(self, session: Session, *, lines: int) -> list[str]: ...
+
+    async def certificates(self, session: Session) -> list[dict[str, Any]]: ...
+
+    def timings(self, session_id: SessionId) -> Mapping[str, float]: ...
+
+
+class ControlledHost(Protocol):
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def installation(self) -> InstallationId: ...
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def mailboxes(self) -> Mailboxes: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def runner(self) -> Containers: ...
+
+    @property
+    def terminal(self) -> TerminalChannel: ...
+
+    @property
+    def stop_requested(self) -> anyio.Event: ...

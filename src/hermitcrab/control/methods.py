@@ -1,0 +1,101 @@
+"""Every method of the control socket, over a running host. `crab up` hands the registry to `server.serving`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from anyio import to_thread
+
+from hermitcrab import __version__
+from hermitcrab.control.chat_methods import ChatMethods
+from hermitcrab.control.group_methods import GroupMethods
+from hermitcrab.control.host import ControlledHost
+from hermitcrab.control.protocol import Json, Params
+from hermitcrab.control.server import Emit, Method
+from hermitcrab.control.session_methods import SessionMethods
+from hermitcrab.errors import EngineError
+from hermitcrab.gateway.vault import KeyProblem, KeySource
+from hermitcrab.store import agent_groups, sessions
+
+
+def methods(host: ControlledHost) -> Mapping[str, Method]:
+    own, groups, session, chat = HostMethods(host), GroupMethods(host), SessionMethods(host), ChatMethods(host)
+    return {
+        "status": own.status,
+        "doctor": own.doctor,
+        "stop": own.stop,
+        "groups.list": groups.list,
+        "groups.create": groups.create,
+        "groups.show": groups.show,
+        "sessions.list": session.list,
+        "sessions.show": session.show,
+        "sessions.wake": session.wake,
+        "sessions.stop": session.stop,
+        "session.ask": session.ask,
+        "logs": session.logs,
+        "chat.attach": chat.attach,
+        "chat.ack": chat.ack,
+        "chat.send": chat.send,
+        "chat.answers": chat.answers,
+    }
+
+
+class HostMethods:
+    def __init__(self, host: ControlledHost) -> None:
+        self._host = host
+        self._began = time.monotonic()
+
+    async def status(self, params: Params, _emit: Emit) -> Json:
+        params.done()
+        host = self._host
+        groups, total = await host.store.read(
+            lambda connection: (len(agent_groups.all_groups(connection)), sessions.count(connection))
+        )
+        views = host.runner.views()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "home": str(host.home.path),
+            "installation": host.installation,
+            "uptime_s": round(time.monotonic() - self._began, 1),
+            "engine": await self._engine(),
+            "provider": host.settings.agents.provider,
+            "groups": groups,
+            "sessions": total,
+            "phases": dict(sorted(Counter(view.phase for view in views).items())),
+            "containers": [asdict(view) for view in views],
+        }
+
+    async def doctor(self, params: Params, _emit: Emit) -> Json:
+        """What only the running host knows: what it was started with, and how its engine is."""
+        params.done()
+        host = self._host
+        key = await to_thread.run_sync(KeySource.parse(host.settings.gateway.anthropic_key).read)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "engine": host.engine.name,
+            "provider": host.settings.agents.provider,
+            "key_source": host.settings.gateway.anthropic_key,
+            "key_problem": asdict(key) if isinstance(key, KeyProblem) else None,
+            "findings": [asdict(finding) for finding in await host.engine.preflight()],
+        }
+
+    async def stop(self, params: Params, _emit: Emit) -> Json:
+        """The host leaves in good order after this answer."""
+        params.done()
+        self._host.stop_requested.set()
+        return {"pid": os.getpid()}
+
+    async def _engine(self) -> Json:
+        name = self._host.engine.name
+        try:
+            found = await self._host.engine.capabilities()
+        except EngineError as error:
+            # An engine that cannot be asked is shown as that, not as one that has nothing (law 1).
+            return {"name": name, "available": False, "problem": error.message, "hint": error.hint}
+        return {"name": name, "available": True, "version": found.version, "unrealized": dict(found.unrealized)}

@@ -1,0 +1,93 @@
+"""`sessions.*`, `session.ask` and `logs`: sessions and their containers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import anyio
+
+from hermitcrab.control.host import ControlledHost
+from hermitcrab.control.lookup import group_named, session_named, sessions_json
+from hermitcrab.control.protocol import Json, Params
+from hermitcrab.control.server import Emit
+from hermitcrab.logic.tail import new_lines
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.model.ids import SessionId
+from hermitcrab.store import sessions
+
+ASKED_WITHIN_S = 30.0
+
+MOST_LINES = 2000
+MOST_LISTED = 1000
+
+LOOKED_EVERY_S = 0.5
+"""How often a log that somebody follows is read again. Only while somebody follows it."""
+
+
+class SessionMethods:
+    def __init__(self, host: ControlledHost) -> None:
+        self._host = host
+
+    async def list(self, params: Params, _emit: Emit) -> Json:
+        folder, before = params.optional_text("group"), params.optional_text("before")
+        limit = params.integer("limit", default=100, least=1, most=MOST_LISTED)
+        params.done()
+        group = await group_named(self._host, folder) if folder else None
+        found = await self._host.store.read(
+            lambda connection: sessions.page(
+                connection,
+                before=SessionId(before) if before else None,
+                limit=limit,
+                agent_group_id=group.id if group else None,
+            )
+        )
+        more = len(found) == limit
+        return {"sessions": await sessions_json(self._host, found), "next_before": found[-1].id if more else None}
+
+    async def show(self, params: Params, _emit: Emit) -> Json:
+        name = params.text("session")
+        params.done()
+        session = await session_named(self._host, name)
+        counts = await self._host.mailboxes.run(session, Mailbox.counts)
+        return {
+            "session": (await sessions_json(self._host, [session]))[0],
+            "mailbox": asdict(counts),
+            "timings_ms": dict(self._host.runner.timings(session.id)),
+            "certificates": await self._host.runner.certificates(session),
+        }
+
+    async def wake(self, params: Params, _emit: Emit) -> Json:
+        name = params.text("session")
+        params.done()
+        return asdict(await self._host.runner.wake(await session_named(self._host, name)))
+
+    async def stop(self, params: Params, _emit: Emit) -> Json:
+        name = params.text("session")
+        params.done()
+        session = await session_named(self._host, name)
+        return {"stopped": await self._host.runner.kill(session.id)}
+
+    async def ask(self, params: Params, _emit: Emit) -> Json:
+        """A question to the session's runner itself; `evidence` is answered from inside the sandbox."""
+        name, subject, arguments = params.text("session"), params.text("subject"), params.json("arguments")
+        params.done()
+        session = await session_named(self._host, name)
+        answer = await self._host.runner.ask(session.id, subject, arguments, timeout_s=ASKED_WITHIN_S)
+        return {"answer": answer}
+
+    async def logs(self, params: Params, emit: Emit) -> Json:
+        """Events {"line"}: the last `lines` of the container's log, then, with `follow`, what it adds."""
+        name, follow = params.text("session"), params.flag("follow")
+        count = params.integer("lines", default=100, least=1, most=MOST_LINES)
+        params.done()
+        session = await session_named(self._host, name)
+        before = await self._host.runner.logs(session, lines=MOST_LINES if follow else count)
+        for line in before[-count:]:
+            await emit({"line": line})
+        while follow:
+            await anyio.sleep(LOOKED_EVERY_S)
+            after = await self._host.runner.logs(session, lines=MOST_LINES)
+            for line in new_lines(before, after):
+                await emit({"line": line})
+            before = after
+        return {}
