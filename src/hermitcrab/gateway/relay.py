@@ -146,8 +146,7 @@ class Relay:
         scrubber = self._passage.credential.scrubber
         if scrubber is None:
             return list(headers)
-        # A header's name could carry the key as well as its value.
-        return [(name, scrubber.scrub(value)) for name, value in headers if scrubber.scrub(name) == name]
+        return [(name, scrubber.scrub(value)) for name, value in headers if not scrubber.taints(name)]
 
     async def _refuse(self, refusal: Refusal) -> None:
         self.rule = refusal.rule

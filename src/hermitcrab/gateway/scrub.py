@@ -30,6 +30,10 @@ class Scrubber:
         """`text`, which is complete, without the secret."""
         return self._pattern.sub(lambda found: MASK * len(found[0]), text)
 
+    def taints(self, name: bytes) -> bool:
+        """Whether a header's name, whose case means nothing, spells the secret."""
+        return any(form.lower() in name.lower() for form in self._forms)
+
     def stream(self) -> ScrubStream:
         return ScrubStream(self)
 
