@@ -27,8 +27,11 @@ _RESTORE_HINT = (
 )
 
 
-def connect(path: Path, *, cache_kb: int = 2048) -> sqlite3.Connection:
-    """A writing connection to the database `path`, which is made if it is not there. Raises StoreError."""
+def connect(path: Path, *, small: bool = False) -> sqlite3.Connection:
+    """A writing connection to the database `path`, which is made if it is not there. Raises StoreError.
+
+    `small`: one of many, so that it may keep little in memory.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StoreError(
             f"SQLite {sqlite3.sqlite_version} is too old", hint="Use a Python that is linked with SQLite 3.37 or newer."
@@ -36,7 +39,8 @@ def connect(path: Path, *, cache_kb: int = 2048) -> sqlite3.Connection:
     with opening(path):
         # SQLite gives its side files the mode that the database has.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        statements = 24 if small else 128
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=statements)
         try:
             # The first statement that reads the file: what is no database is found out here, untouched.
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -47,7 +51,7 @@ def connect(path: Path, *, cache_kb: int = 2048) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute(f"PRAGMA cache_size = -{cache_kb}")
+            connection.execute(f"PRAGMA cache_size = -{256 if small else 2048}")
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,390 @@
+"""One session's mailbox: inbound.db and outbound.db in a folder that only the host sees.
+
+Accepting, finishing and saying are on the disk when they return (law 8). outbound.db says which rows are finished;
+inbound.db repeats it, for other tools and so that what waits is found fast. If a crash comes between the two, the next
+opening repeats what is missing, and until then nothing that is finished is ever given out again.
+
+Synchronous and for one thread at a time; `mailboxes.py` brings it to the host's tasks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import secrets
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from hermitcrab.errors import DiskFullError
+from hermitcrab.mailbox import deliveries, inbound, outbound
+from hermitcrab.mailbox.files import Files
+from hermitcrab.model.groups import Destination
+from hermitcrab.model.ids import Generation, MessageId
+from hermitcrab.model.messages import Address, InboundRow, OutboundRow
+from hermitcrab.store.clock import timestamp
+from hermitcrab.store.sqlite import snapshot, transaction
+from hermitcrab_wire import faults
+
+THIS_PROCESS = f"{os.getpid()}-{secrets.token_hex(6)}"
+"""Marks what this process is sending: after a crash, another process finds a name that is not its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxCounts:
+    """What is unfinished in a mailbox, and how far its numbers go. Costs as much as there is unfinished."""
+
+    pending: int
+    """Due rows that nobody has finished, those that are being worked on among them."""
+    pending_triggers: int
+    """Those of `pending` that want an answer."""
+    claimed: int
+    undelivered: int
+    """Queued, postponed and being sent."""
+    last_seq: int
+
+
+class Mailbox:
+    """Use as `with Mailbox.open(folder) as mailbox`. Methods raise StoreError when a database cannot be used."""
+
+    def __init__(self, files: Files, *, process: str) -> None:
+        self._files = files
+        self._in, self._out = files.inbound, files.outbound
+        self._process = process
+        self._behind = True
+        """inbound.db may not repeat all that outbound.db says."""
+
+    @classmethod
+    def open(cls, folder: Path, *, process: str = THIS_PROCESS) -> Self:
+        """The mailbox in `folder`, which is made with it. `process`: who sends, for the ledger."""
+        mailbox = cls(Files.open(folder), process=process)
+        try:
+            mailbox._catch_up()
+        except BaseException:
+            mailbox.close()
+            raise
+        return mailbox
+
+    def close(self) -> None:
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What comes in.
+
+    def accept(self, row: InboundRow) -> InboundRow | None:
+        """The row as it was committed, with its seq. None: a row of that id was accepted before.
+
+        Raises BadInputError for what cannot be kept whole, DiskFullError when nothing of it was kept.
+        """
+        with self._write_inbound():
+            seq = self._greatest_seq() + 1
+            seq += seq % 2  # even: said to the agent
+            accepted = inbound.insert(self._in, row, seq)
+            faults.point("inbound.before-commit")
+        faults.point("inbound.committed")
+        return replace(row, seq=seq, status="pending", tries=0) if accepted else None
+
+    def pending(
+        self,
+        *,
+        limit: int,
+        excluding: Collection[str] = (),
+        fresh_container: bool = False,
+        now: datetime | None = None,
+    ) -> list[InboundRow]:
+        """Due rows that are not finished, oldest first, without those in `excluding`.
+
+        Rows for a starting container only come with `fresh_container`.
+        """
+        found: list[InboundRow] = []
+        with self._read_inbound():
+            for key, _, on_wake in inbound.waiting(self._in, timestamp(now)):
+                if len(found) >= limit:
+                    break
+                if key in excluding or (on_wake and not fresh_container):
+                    continue
+                if outbound.finished(self._out, key) is None and (row := inbound.by_id(self._in, key)) is not None:
+                    found.append(row)
+        return found
+
+    def inbound(self, row_id: str) -> InboundRow | None:
+        """The row of that id with its present status."""
+        with self._read_inbound():
+            row = inbound.by_id(self._in, row_id)
+            if row is None:
+                return None
+            return replace(row, status=outbound.finished(self._out, row_id) or row.status)
+
+    # What the agent does with it.
+
+    def claim(self, turn: str, ids: Sequence[MessageId], generation: Generation) -> list[MessageId]:
+        """Note that a turn of that generation works on these rows. Returns those that it may have."""
+        with self._read_inbound():
+            known = inbound.known(self._in, ids)
+        with self._write_outbound(durable=False):
+            return [each for each in known if outbound.claim(self._out, each, turn, generation)]
+
+    def release_claims(self, before: Generation) -> list[MessageId]:
+        """Give back what generations older than `before` claimed and did not finish; each counts as a try."""
+        with self._read_outbound():
+            ids = outbound.claimed_before(self._out, before)
+        if not ids:
+            return []
+        # The other order would count a try twice after a crash in between, and give up a message too early.
+        with self._write_outbound():
+            for each in ids:
+                outbound.release(self._out, each)
+        with self._write_inbound(durable=False):
+            for each in ids:
+                inbound.count_try(self._in, each)
+        return ids
+
+    def finish(
+        self, turn: str, ids: Sequence[MessageId], outs: Sequence[OutboundRow], failed: str | None
+    ) -> list[OutboundRow]:
+        """End rows `ids`, answered or `failed`, together with the turn's last words. Returns the words that are new.
+
+        Repeating it changes nothing. Raises ConflictError, and changes nothing, when an id of `outs` was used before
+        for something else. Ids without a row are passed over.
+        """
+        with self._read_inbound():
+            known = inbound.known(self._in, ids)
+        with self._write_outbound():
+            said = self._say(outs)
+            for each in known:
+                outbound.finish(self._out, each, turn, failed)
+            faults.point("outbound.before-commit")
+        faults.point("outbound.committed")
+        self._repeat_inbound(known, said)
+        return said
+
+    def append(self, outs: Sequence[OutboundRow]) -> list[OutboundRow]:
+        """What was said in mid-turn, or by the host in the agent's place. Returns what is new. Raises as `finish`."""
+        with self._write_outbound():
+            said = self._say(outs)
+            faults.point("outbound.before-commit")
+        faults.point("outbound.committed")
+        self._repeat_inbound((), said)
+        return said
+
+    def state(self) -> dict[str, str]:
+        """The session's key-value state."""
+        with self._read_outbound():
+            return outbound.state(self._out)
+
+    def set_state(self, key: str, value: str | None) -> None:
+        """Set one key, or drop it. Raises BadInputError beyond the bound of the whole."""
+        with self._write_outbound():
+            outbound.set_state(self._out, key, value)
+
+    # What is delivered.
+
+    def undelivered(self, limit: int, *, now: datetime | None = None) -> list[OutboundRow]:
+        """What can be sent now, in order. A postponed row holds back what was said after it to the same address."""
+        with self._read_outbound():
+            return deliveries.due(self._out, timestamp(now), limit)
+
+    def next_delivery_at(self) -> str | None:
+        """When the first of the postponed rows is due; None: nothing is postponed."""
+        with self._read_outbound():
+            return deliveries.next_attempt_at(self._out)
+
+    def deliver_now(self) -> None:
+        """What was postponed is due at once."""
+        with self._write_outbound(durable=False):
+            deliveries.make_all_due(self._out)
+
+    def outbound(self, row_id: str) -> OutboundRow | None:
+        """What was said under that id, and what became of it."""
+        with self._read_outbound():
+            return outbound.by_id(self._out, row_id)
+
+    def begin_delivery(self, row_id: MessageId) -> None:
+        """On record before the channel is called. Raises ConflictError when the row does not wait any more."""
+        with self._write_outbound():
+            deliveries.begin(self._out, row_id, self._process)
+
+    def delivered(self, row_id: MessageId, platform_message_id: str | None) -> None:
+        self._end_delivery(row_id, "delivered", None, platform_message_id)
+
+    def delivery_failed(self, row_id: MessageId, reason: str, retry_at: datetime | None) -> None:
+        """It is tried again at `retry_at`; None: it never is."""
+        if retry_at is None:
+            self._end_delivery(row_id, "failed", reason)
+            return
+        with self._write_outbound():
+            deliveries.postpone(self._out, row_id, reason, timestamp(retry_at))
+
+    def refused(self, row_id: MessageId, reason: str) -> None:
+        """The agent may not send that there."""
+        self._end_delivery(row_id, "refused", reason)
+
+    def delivery_unknown(self, row_id: MessageId) -> None:
+        """The host died while it was sent, and it is not sent again."""
+        self._end_delivery(row_id, "unknown-after-crash", "the host died while it was sent")
+
+    def interrupted(self) -> list[OutboundRow]:
+        """Rows that a process which is gone was sending, oldest first. Which of them arrived, nobody knows."""
+        with self._read_outbound():
+            found = deliveries.interrupted(self._out, self._process)
+        unknown: list[OutboundRow] = []
+        for row in found:
+            with self._read_inbound():
+                marked = inbound.marked_delivered(self._in, row.id)
+            if marked is None:
+                unknown.append(row)
+            else:
+                # The crash came after the channel had confirmed it.
+                self._end_delivery(row.id, "delivered", None, marked[0])
+        return unknown
+
+    # What people and other tools look at.
+
+    def counts(self, *, now: datetime | None = None) -> MailboxCounts:
+        with self._read_inbound(), self._read_outbound():
+            waiting = [
+                trigger
+                for key, trigger, _ in inbound.waiting(self._in, timestamp(now))
+                if outbound.finished(self._out, key) is None
+            ]
+            return MailboxCounts(
+                pending=len(waiting),
+                pending_triggers=sum(waiting),
+                claimed=outbound.claimed_count(self._out),
+                undelivered=sum(deliveries.unfinished_counts(self._out)),
+                last_seq=self._greatest_seq(),
+            )
+
+    def has_work(self, *, now: datetime | None = None) -> bool:
+        """Whether a due row wants an answer: the session needs a container."""
+        return self.counts(now=now).pending_triggers > 0
+
+    def history(self, before_seq: int | None, limit: int) -> list[InboundRow | OutboundRow]:
+        """Both directions in one, newest first: up to `limit` rows before `before_seq` (None: from the newest)."""
+        with self._read_inbound(), self._read_outbound():
+            rows: Iterator[InboundRow | OutboundRow] = heapq.merge(
+                inbound.newest(self._in, before_seq, limit),
+                outbound.newest(self._out, before_seq, limit),
+                key=lambda row: row.seq,
+                reverse=True,
+            )
+            return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+    def write_destinations(self, wanted: Sequence[Destination]) -> None:
+        """What the agent may send to, for other tools to see."""
+        with self._read_inbound():
+            if inbound.destinations(self._in) == sorted(wanted, key=lambda each: each.name):
+                return
+        with self._write_inbound(durable=False):
+            inbound.replace_destinations(self._in, wanted)
+
+    def write_routing(self, address: Address | None) -> None:
+        """The session's own chat, for other tools to see."""
+        with self._read_inbound():
+            if inbound.routing(self._in) == address:
+                return
+        with self._write_inbound(durable=False):
+            inbound.replace_routing(self._in, address)
+
+    # Inside.
+
+    def _say(self, outs: Sequence[OutboundRow]) -> list[OutboundRow]:
+        said: list[OutboundRow] = []
+        seq = self._greatest_seq()
+        for each in outs:
+            odd = seq + 1 + seq % 2  # odd: said by the agent
+            if not outbound.insert(self._out, each, odd):
+                continue
+            status = deliveries.enter(self._out, each, odd)
+            said.append(replace(each, seq=odd, delivery=status, attempts=0))
+            seq = odd
+        return said
+
+    def _greatest_seq(self) -> int:
+        return max(inbound.greatest_seq(self._in), outbound.greatest_seq(self._out))
+
+    def _end_delivery(
+        self,
+        row_id: MessageId,
+        status: Literal["delivered", "failed", "refused", "unknown-after-crash"],
+        reason: str | None,
+        platform_message_id: str | None = None,
+    ) -> None:
+        if status == "delivered":
+            # First where it is only repeated: after a crash between the two, `interrupted` finds the mark.
+            self._mark_delivered(row_id, "delivered", platform_message_id)
+        with self._write_outbound():
+            deliveries.end(self._out, row_id, status, reason, platform_message_id)
+        if status != "delivered":
+            self._mark_delivered(row_id, "failed", None)
+
+    def _mark_delivered(self, row_id: str, mark: Literal["delivered", "failed"], platform_id: str | None) -> None:
+        with self._write_inbound(durable=False):
+            inbound.mark_delivered(self._in, row_id, mark, platform_id)
+
+    def _repeat_inbound(self, ids: Sequence[MessageId], said: Sequence[OutboundRow]) -> None:
+        """Show in inbound.db what outbound.db has just committed. A full disk delays it and undoes nothing."""
+        never_sent = [each.id for each in said if each.delivery in {"refused", "failed"}]
+        if not ids and not never_sent:
+            return
+        try:
+            self._catch_up()
+            with self._write_inbound(durable=False):
+                for each in ids:
+                    if (status := outbound.finished(self._out, each)) is not None:
+                        inbound.set_status(self._in, each, status)
+                for row_id in never_sent:
+                    inbound.mark_delivered(self._in, row_id, "failed", None)
+        except DiskFullError:
+            self._behind = True
+
+    def _catch_up(self) -> None:
+        """Repeat what an earlier process, or a full disk, left out. Work by what waits, not by history."""
+        if not self._behind:
+            return
+        with self._read_inbound():
+            ended = [
+                (key, status)
+                for key in inbound.unfinished_ids(self._in)
+                if (status := outbound.finished(self._out, key)) is not None
+            ]
+        try:
+            if ended:
+                with self._write_inbound(durable=False):
+                    for key, status in ended:
+                        inbound.set_status(self._in, key, status)
+            self._behind = False
+        except DiskFullError:
+            return
+
+    @contextmanager
+    def _write_inbound(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with transaction(self._in, self._files.inbound_path, durable=durable):
+            yield self._in
+
+    @contextmanager
+    def _write_outbound(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with transaction(self._out, self._files.outbound_path, durable=durable):
+            yield self._out
+
+    @contextmanager
+    def _read_inbound(self) -> Iterator[sqlite3.Connection]:
+        with snapshot(self._in, self._files.inbound_path):
+            yield self._in
+
+    @contextmanager
+    def _read_outbound(self) -> Iterator[sqlite3.Connection]:
+        with snapshot(self._out, self._files.outbound_path):
+            yield self._out

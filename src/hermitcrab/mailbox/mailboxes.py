@@ -1,0 +1,208 @@
+"""All mailboxes of a host: each session's work one thing after the other, in a few threads.
+
+A mailbox stays open while its session is busy, so that a message pays for no opening, and is closed when it was quiet
+for a while, so that idle sessions cost neither memory nor descriptors. A damaged one is set aside with its session, and
+no other session is touched by it.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import anyio
+import anyio.abc
+import structlog
+from anyio import to_thread
+
+from hermitcrab.errors import HermitcrabError, StoreDamagedError, StoreError, StoreTooNewError
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.model.ids import SessionId
+from hermitcrab.model.sessions import Session
+
+OPEN_AT_MOST = 400
+QUIET_BEFORE_CLOSE_S = 30.0
+THREADS = 8
+
+_DESCRIPTORS_EACH = 6
+"""Two databases, each with its log and the log's index."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Box:
+    path: Path
+    turn: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+    """Tasks take turns here, in order, without holding a thread while they wait."""
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    """A task that is cancelled from outside anyio leaves its turn while its thread still works."""
+    mailbox: Mailbox | None = None
+    users: int = 0
+    """Tasks that work on it or wait for their turn; it is closed only when there are none."""
+    last_used: float = 0.0
+
+
+class Mailboxes:
+    """`async with Mailboxes(folder_of) as mailboxes`, then `await mailboxes.run(session, function)`."""
+
+    def __init__(
+        self,
+        folder_of: Callable[[Session], Path],
+        *,
+        open_at_most: int = OPEN_AT_MOST,
+        quiet_before_close_s: float = QUIET_BEFORE_CLOSE_S,
+    ) -> None:
+        """`folder_of`: where a session's mailbox lies."""
+        self._folder_of = folder_of
+        # A quarter of what this process may open: sockets and containers need descriptors too.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        affordable = descriptors // 4 // _DESCRIPTORS_EACH if descriptors != resource.RLIM_INFINITY else open_at_most
+        self._open_at_most = max(1, min(open_at_most, affordable))
+        self._quiet_s = quiet_before_close_s
+        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._boxes: OrderedDict[SessionId, _Box] = OrderedDict()
+        """The one used last comes last."""
+        self._set_aside: dict[SessionId, StoreError] = {}
+        self._closed = False
+        self._used = anyio.Event()
+        """A mailbox was opened, or one was used while too many are open."""
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._close_quiet_ones)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        await self.aclose()
+
+    async def run(self, session: Session, function: Callable[[Mailbox], T]) -> T:
+        """What `function` returns of the session's mailbox, in a thread. It ends even if the caller is cancelled.
+
+        Raises what `function` raises, and StoreError when the mailbox cannot be used; a damaged one stays set aside
+        until `release`.
+        """
+        if (aside := self._set_aside.get(session.id)) is not None:
+            raise _of_session(aside, session)
+        if self._closed:
+            raise StoreError(f"session {session.id}: the host is closing its mailboxes")
+        box = self._boxes.get(session.id)
+        if box is None:
+            box = self._boxes[session.id] = _Box(self._folder_of(session))
+            self._used.set()
+        else:
+            self._boxes.move_to_end(session.id)
+        box.users += 1
+        try:
+            async with box.turn:
+                return await to_thread.run_sync(_work, box, function, limiter=self._limiter)
+        except (StoreDamagedError, StoreTooNewError) as error:
+            raise self._put_aside(session, error) from error
+        finally:
+            box.users -= 1
+            box.last_used = time.monotonic()
+            if len(self._boxes) > self._open_at_most:
+                self._used.set()
+
+    @property
+    def open_count(self) -> int:
+        return len(self._boxes)
+
+    @property
+    def set_aside(self) -> dict[SessionId, str]:
+        """Sessions whose mailbox cannot be used, each with the reason."""
+        return {session: error.message for session, error in self._set_aside.items()}
+
+    def release(self, session_id: SessionId) -> None:
+        """Somebody repaired the mailbox: try it again."""
+        self._set_aside.pop(session_id, None)
+
+    async def close_quiet(self, *, unused_since: float) -> None:
+        """Close what nobody uses and was not used since then (on the monotonic clock), and what is too many."""
+        for key, box in list(self._boxes.items()):
+            # The order is that of use: what follows was used later.
+            too_many = len(self._boxes) > self._open_at_most
+            if box.last_used > unused_since and not too_many:
+                return
+            if box.users == 0:
+                await self._close(key, box)
+
+    async def aclose(self) -> None:
+        """Close every mailbox after what it is doing. Nothing can be run from then on."""
+        self._closed = True
+        for key, box in list(self._boxes.items()):
+            await self._close(key, box)
+
+    async def _close(self, key: SessionId, box: _Box) -> None:
+        # The box stays in its place meanwhile: whoever wants the mailbox waits for its turn and opens it anew.
+        box.users += 1
+        try:
+            with anyio.CancelScope(shield=True):
+                async with box.turn:
+                    await to_thread.run_sync(_shut, box, limiter=self._limiter)
+        finally:
+            box.users -= 1
+            if box.users == 0:
+                self._boxes.pop(key, None)
+
+    async def _close_quiet_ones(self) -> None:
+        """Sleeps for good while nothing is open."""
+        while True:
+            if self._boxes:
+                with anyio.move_on_after(self._quiet_s):
+                    await self._used.wait()
+            else:
+                await self._used.wait()
+            self._used = anyio.Event()
+            await self.close_quiet(unused_since=time.monotonic() - self._quiet_s)
+
+    def _put_aside(self, session: Session, error: StoreError) -> StoreError:
+        log.error("mailbox.set-aside", session=session.id, text=error.message, hint=error.hint)
+        self._set_aside[session.id] = error
+        return _of_session(error, session)
+
+
+def _of_session(error: StoreError, session: Session) -> StoreError:
+    return type(error)(f"session {session.id}: {error.message}", hint=error.hint)
+
+
+def _work(box: _Box, function: Callable[[Mailbox], T]) -> T:
+    with box.busy:
+        if box.mailbox is None:
+            box.mailbox = Mailbox.open(box.path)
+        try:
+            return function(box.mailbox)
+        except StoreDamagedError:
+            _shut_quietly(box)
+            raise
+
+
+def _shut(box: _Box) -> None:
+    with box.busy:
+        _shut_quietly(box)
+
+
+def _shut_quietly(box: _Box) -> None:
+    mailbox, box.mailbox = box.mailbox, None
+    if mailbox is None:
+        return
+    try:
+        mailbox.close()
+    except HermitcrabError as error:
+        # All that was accepted is in the log beside the database, and the next opening reads it there.
+        log.warning("mailbox.close-failed", path=str(box.path), text=error.message)

@@ -1,0 +1,148 @@
+"""Queries on outbound.db but for deliveries: what the agent said, which rows it took and finished, its state."""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+from typing import Any, Literal
+
+from hermitcrab.errors import BadInputError, ConflictError
+from hermitcrab.mailbox.content import address_columns, address_of, check_texts, to_content, to_text
+from hermitcrab.model.ids import Generation, MessageId
+from hermitcrab.model.messages import OutboundRow
+from hermitcrab.store.clock import timestamp
+from hermitcrab_wire.limits import MAX_STATE_BYTES
+
+Ack = Literal["processing", "completed", "failed"]
+
+COLUMNS = (
+    "messages_out.id, messages_out.seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id, content,"
+    " deliveries.status, coalesce(attempts, 0), reason"
+)
+JOINED = "messages_out LEFT JOIN deliveries ON message_out_id = messages_out.id"
+
+
+def greatest_seq(connection: Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(seq), 0) FROM messages_out").fetchone()[0])
+
+
+def insert(connection: Connection, row: OutboundRow, seq: int) -> bool:
+    """False: exactly that was said before. Raises ConflictError when something else was said under that id."""
+    check_texts(row.id, row.kind, row.timestamp, row.in_reply_to, *address_columns(row.address))
+    text = to_text(row.content)
+    said = by_id(connection, row.id)
+    if said is not None:
+        # Addresses and times are the host's: they may differ between a frame and its repeat.
+        same = (said.kind, said.in_reply_to, to_text(said.content)) == (row.kind, row.in_reply_to, text)
+        if not same:
+            raise ConflictError(f"something else was said under the id {row.id[:80]}")
+        return False
+    connection.execute(
+        "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id,"
+        " content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (row.id, seq, row.in_reply_to, row.timestamp, row.kind, *address_columns(row.address), text),
+    )
+    return True
+
+
+def by_id(connection: Connection, row_id: str) -> OutboundRow | None:
+    row = connection.execute(f"SELECT {COLUMNS} FROM {JOINED} WHERE messages_out.id = ?", (row_id,)).fetchone()  # noqa: S608
+    return None if row is None else to_row(row)
+
+
+def newest(connection: Connection, before_seq: int | None, limit: int) -> list[OutboundRow]:
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM {JOINED} WHERE messages_out.seq < ? ORDER BY messages_out.seq DESC LIMIT ?",  # noqa: S608
+        (before_seq if before_seq is not None else 1 << 62, limit),
+    )
+    return [to_row(row) for row in rows]
+
+
+def ack_of(connection: Connection, row_id: str) -> Ack | None:
+    row = connection.execute("SELECT status FROM processing_ack WHERE message_id = ?", (row_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def finished(connection: Connection, row_id: str) -> Literal["completed", "failed"] | None:
+    """How the row ended; None when it has not. This is the truth that inbound.db only repeats."""
+    status = ack_of(connection, row_id)
+    return None if status is None or status == "processing" else status
+
+
+def claim(connection: Connection, row_id: MessageId, turn: str, generation: Generation) -> bool:
+    """False: the row is finished already, or a newer generation has it."""
+    cursor = connection.execute(
+        "INSERT INTO processing_ack (message_id, status, status_changed, turn, generation)"
+        " VALUES (?, 'processing', ?, ?, ?) ON CONFLICT (message_id) DO UPDATE"
+        " SET status_changed = excluded.status_changed, turn = excluded.turn, generation = excluded.generation"
+        " WHERE status = 'processing' AND coalesce(generation, 0) <= excluded.generation",
+        (row_id, timestamp(), turn, generation),
+    )
+    return cursor.rowcount == 1
+
+
+def claimed_before(connection: Connection, generation: Generation) -> list[MessageId]:
+    """Rows that an older generation claimed and did not finish."""
+    return [
+        MessageId(key)
+        for (key,) in connection.execute(
+            "SELECT message_id FROM processing_ack WHERE status = 'processing' AND coalesce(generation, 0) < ?"
+            " ORDER BY message_id",
+            (generation,),
+        )
+    ]
+
+
+def claimed_count(connection: Connection) -> int:
+    query = "SELECT count(*) FROM processing_ack WHERE status = 'processing'"
+    return int(connection.execute(query).fetchone()[0])
+
+
+def release(connection: Connection, row_id: MessageId) -> None:
+    connection.execute("DELETE FROM processing_ack WHERE message_id = ? AND status = 'processing'", (row_id,))
+
+
+def finish(connection: Connection, row_id: MessageId, turn: str, failed: str | None) -> None:
+    """The row's end. What is finished stays as it was finished first."""
+    connection.execute(
+        "INSERT INTO processing_ack (message_id, status, status_changed, turn, reason) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (message_id) DO UPDATE SET status = excluded.status, status_changed = excluded.status_changed,"
+        " turn = excluded.turn, reason = excluded.reason WHERE status = 'processing'",
+        (row_id, "completed" if failed is None else "failed", timestamp(), turn, failed),
+    )
+
+
+def state(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT key, value FROM session_state ORDER BY key").fetchall())
+
+
+def set_state(connection: Connection, key: str, value: str | None) -> None:
+    """Raises BadInputError when the state would grow beyond its bound."""
+    check_texts(key, value)
+    if value is None:
+        connection.execute("DELETE FROM session_state WHERE key = ?", (key,))
+        return
+    after = state(connection) | {key: value}
+    if sum(len(each.encode()) + len(text.encode()) for each, text in after.items()) > MAX_STATE_BYTES:
+        raise BadInputError(f"a session's state may have {MAX_STATE_BYTES:,} bytes")
+    connection.execute(
+        "INSERT INTO session_state (key, value, updated_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+        (key, value, timestamp()),
+    )
+
+
+def to_row(row: tuple[Any, ...]) -> OutboundRow:
+    """A row of COLUMNS."""
+    key, seq, in_reply_to, time, kind, platform_id, channel_type, thread_id, content, status, attempts, reason = row
+    return OutboundRow(
+        id=MessageId(key),
+        seq=seq or 0,
+        in_reply_to=in_reply_to,
+        timestamp=time,
+        kind=kind,
+        address=address_of(platform_id, channel_type, thread_id),
+        content=to_content(content, key),
+        delivery=status or "unknown-after-crash",
+        attempts=attempts,
+        reason=reason,
+    )
