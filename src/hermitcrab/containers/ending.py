@@ -37,6 +37,8 @@ class Ender:
         now = time.monotonic()
         duration = now - slot.started_at if slot.started_at is not None else None
         lines = await self._last_lines(slot.name)
+        if slot.exchange is not None:
+            await slot.exchange.note_claims()
         await slot.close_resources()
         returned = await self._mailboxes.run(
             slot.session, lambda mailbox: mailbox.release_claims(Generation(generation + 1))

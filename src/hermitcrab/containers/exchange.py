@@ -91,6 +91,8 @@ class _Flow:
     """The greatest seq that was pushed on this connection."""
     more_waits: bool = True
     """Rows may be in the mailbox that were not pushed."""
+    claimed: dict[str, list[MessageId]] = field(default_factory=dict)
+    """Turns that run, and are not on disk yet as such: only the count of tries depends on that."""
     surroundings: Surroundings | None = None
 
 
@@ -167,6 +169,7 @@ class Exchange:
         match frame:
             case frames.Beat():
                 self._beat(frame.activity, frame.detail, frame.until_ms, frame.rss_kb)
+                await self.note_claims()
                 if frame.activity in {"thinking", "tool"}:
                     self._outward.working()
             case frames.Claim():
@@ -243,6 +246,18 @@ class Exchange:
             flow.connection.send(frames.Inbound(rows=[_row_json(row)]))
         faults.point("link.pushed")
 
+    async def note_claims(self) -> None:
+        """Put on disk which rows the runner has in its turns.
+
+        Not done at the claim itself: most turns of a fast provider would be over before. When the container ends, this
+        is called before the rows are given back, so that the try counts.
+        """
+        claimed, self._flow.claimed = self._flow.claimed, {}
+        for turn, ids in claimed.items():
+            await self._mailboxes.run(
+                self.session, functools.partial(Mailbox.claim, turn=turn, ids=ids, generation=self.generation)
+            )
+
     async def ask(self, subject: str, arguments: dict[str, Any]) -> frames.Answer:
         """Ask the runner itself. Returns when it answers; the caller sets the deadline."""
         connection = self._flow.connection
@@ -270,7 +285,7 @@ class Exchange:
 
     async def _claim(self, frame: frames.Claim, connection: Connection) -> None:
         ids = [MessageId(each) for each in frame.ids if each in self._flow.outstanding]
-        await self._mailboxes.run(self.session, lambda mailbox: mailbox.claim(frame.turn, ids, self.generation))
+        self._flow.claimed[frame.turn] = ids
         faults.point("link.claimed")
         self._beat("thinking")
         connection.send(frames.Claimed(turn=frame.turn))
@@ -299,6 +314,7 @@ class Exchange:
             connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.turn))
             return
         flow = self._flow
+        flow.claimed.pop(frame.turn, None)
         for each in frame.ids:
             flow.outstanding.pop(MessageId(each), None)
         connection.send(frames.Completed(turn=frame.turn))

@@ -19,7 +19,9 @@ import structlog
 from hermitcrab.channels.base import Channel, Delivery
 from hermitcrab.errors import ChannelError, HermitcrabError
 from hermitcrab.logic.retry import DELIVERY
+from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import destinations, messaging_groups
@@ -30,7 +32,6 @@ SESSIONS_AT_ONCE = 32
 """Sessions whose rows are under way at the same time; one slow channel holds back no more than its own."""
 
 ATTEMPT_WITHIN_S = 60.0
-ROWS_AT_ONCE = 32
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,6 @@ class _Outbox:
     session: Session
     busy: bool = False
     again: bool = False
-    recovered: bool = False
     retry_scheduled: bool = False
     at_once: bool = False
     """What was postponed is due now."""
@@ -56,8 +56,9 @@ class Deliverer:
         self._outboxes: dict[str, _Outbox] = {}
         self._limiter = anyio.Semaphore(SESSIONS_AT_ONCE)
         self._tasks: anyio.abc.TaskGroup | None = None
-        self.on_delivered: Callable[[OutboundRow], None] = lambda _row: None
-        """For benchmarks and typing: called after a channel took a row."""
+        self._recovered: set[SessionId] = set()
+        """Sessions whose interrupted rows of an earlier host were seen to."""
+        self._own_chat: dict[SessionId, tuple[str, str]] = {}
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         async with anyio.create_task_group() as tasks:
@@ -100,22 +101,16 @@ class Deliverer:
 
     async def _deliver_due(self, outbox: _Outbox) -> None:
         session = outbox.session
-        if not outbox.recovered:
+        if session.id not in self._recovered:
             await self._recover(session)
-            outbox.recovered = True
+            self._recovered.add(session.id)
         if outbox.at_once:
             outbox.at_once = False
-            await self._mailboxes.run(session, lambda mailbox: mailbox.deliver_now())
-        blocked: set[Address | None] = set()
-        while True:
-            rows = await self._mailboxes.run(session, lambda mailbox: mailbox.undelivered(ROWS_AT_ONCE))
-            rows = [row for row in rows if row.address not in blocked]
-            if not rows:
-                return
-            for row in rows:
-                # Order within a chat: what cannot be sent holds back what was said after it.
-                if row.address not in blocked and not await self._deliver(outbox, row):
-                    blocked.add(row.address)
+            await self._mailboxes.run(session, Mailbox.deliver_now)
+        # What was postponed holds back what was said after it to the same address; the mailbox sees to that.
+        while (row := await self._mailboxes.run(session, Mailbox.begin_next_delivery)) is not None:
+            faults.point("delivery.sending")
+            await self._deliver(outbox, row)
 
     async def _recover(self, session: Session) -> None:
         """Rows that were being sent when the host died."""
@@ -136,20 +131,18 @@ class Deliverer:
                 )
                 log.warning("delivery.unknown-after-crash", session=session.id, row=row.id)
 
-    async def _deliver(self, outbox: _Outbox, row: OutboundRow) -> bool:
-        """One attempt. False: it must be tried again, and until then nothing else goes to that address."""
+    async def _deliver(self, outbox: _Outbox, row: OutboundRow) -> None:
+        """One attempt at a row that is on record as being sent."""
         session, run = outbox.session, self._mailboxes.run
         refusal = await self._refusal(session, row)
         if refusal is not None or row.address is None:
             await run(session, lambda mailbox: mailbox.refused(row.id, refusal or "it has no address"))
             log.warning("delivery.refused", session=session.id, row=row.id, reason=refusal)
-            return True
+            return
         channel = self._channels.get(row.address.channel_type)
         if channel is None:
             await self._postpone(outbox, row, f"channel {row.address.channel_type!r} is not set up")
-            return False
-        await run(session, lambda mailbox: mailbox.begin_delivery(row.id))
-        faults.point("delivery.sending")
+            return
         delivery = Delivery(
             key=row.id, address=row.address, kind=row.kind, content=row.content, in_reply_to=row.in_reply_to
         )
@@ -157,37 +150,38 @@ class Deliverer:
             with anyio.fail_after(ATTEMPT_WITHIN_S):
                 platform_id = await channel.deliver(delivery)
         except ChannelError as error:
-            if error.transient:
-                await self._postpone(outbox, row, error.message)
-                return False
             reason = error.message
-            await run(session, lambda mailbox: mailbox.delivery_failed(row.id, reason, None))
-            log.error("delivery.failed", session=session.id, row=row.id, reason=reason)
-            return True
+            if error.transient:
+                await self._postpone(outbox, row, reason)
+            else:
+                await run(session, lambda mailbox: mailbox.delivery_failed(row.id, reason, None))
+                log.error("delivery.failed", session=session.id, row=row.id, reason=reason)
+            return
         except TimeoutError:
             await self._postpone(outbox, row, f"the channel did not answer in {ATTEMPT_WITHIN_S:g} s")
-            return False
-        self.on_delivered(row)
+            return
         faults.point("delivery.sent")
         await run(session, lambda mailbox: mailbox.delivered(row.id, platform_id))
         faults.point("delivery.recorded")
-        return True
 
     async def _refusal(self, session: Session, row: OutboundRow) -> str | None:
         """Why the agent may not send there, checked at the moment of sending. None: it may."""
         address = row.address
         if address is None:
             return "it has no address"
+        place = (address.channel_type, address.platform_id)
+        if self._own_chat.get(session.id) == place:
+            return None  # A session's own chat never changes; grants to other places may.
 
         def granted(connection: Connection) -> bool:
             chat = messaging_groups.by_address(connection, address)
             if chat is None:
                 return False
             if chat.id == session.messaging_group_id:
+                self._own_chat[session.id] = place
                 return True
             return any(
-                each.type == "channel"
-                and (each.channel_type, each.platform_id) == (address.channel_type, address.platform_id)
+                each.type == "channel" and (each.channel_type, each.platform_id) == place
                 for each in destinations.for_agent_group(connection, session.agent_group_id)
             )
 
@@ -196,7 +190,7 @@ class Deliverer:
         return f"the agent has no destination {address.channel_type}:{address.platform_id}"
 
     async def _postpone(self, outbox: _Outbox, row: OutboundRow, reason: str) -> None:
-        delay_s = DELIVERY.delay_s(row.attempts + 1, random.random())  # noqa: S311
+        delay_s = DELIVERY.delay_s(row.attempts, random.random())  # noqa: S311
         retry_at = datetime.now(UTC) + timedelta(seconds=delay_s)
         await self._mailboxes.run(outbox.session, lambda mailbox: mailbox.delivery_failed(row.id, reason, retry_at))
         log.info("delivery.postponed", session=outbox.session.id, row=row.id, reason=reason, retry_in_s=round(delay_s))

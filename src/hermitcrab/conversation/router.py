@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
+from sqlite3 import Connection
 
 import structlog
 
@@ -34,22 +36,15 @@ class Router:
     async def receive(self, message: ChannelMessage) -> Receipt:
         """Commit the message for every agent that hears it, then have them woken."""
         _check(message, self._bytes_at_most)
-        found = await self._store.read(
-            lambda connection: (
-                (chat := messaging_groups.by_address(connection, message.address)),
-                wirings.for_messaging_group(connection, chat.id) if chat is not None else [],
-            )
-        )
-        chat, wired = found
-        if chat is None or not wired:
+        plan = await self._store.read(lambda connection: _plan(connection, message))
+        if plan is None:
             return Receipt(accepted=False, reason="no agent is wired to this chat")
-        heard = hearings(message, chat, wired, engaged_sessions=frozenset())
-        if not heard:
+        if not plan.heard:
             return Receipt(accepted=False, reason="no agent of this chat is addressed by it")
         rows: list[tuple[Session, InboundRow]] = []
         repeats = 0
-        for hearing in heard:
-            session = await self._session(hearing, chat, message)
+        for hearing, known in plan.heard:
+            session = known or await self._new_session(hearing, plan.chat, message)
             row = await self._accept(session, hearing, message)
             if row is None:
                 repeats += 1
@@ -58,24 +53,19 @@ class Router:
                 await self._runner.offer(session, row)
         return Receipt(
             accepted=True,
-            reason="it was received before" if repeats == len(heard) else None,
+            reason="it was received before" if repeats == len(plan.heard) else None,
             row_ids=tuple(row.id for _, row in rows),
             session_ids=tuple(session.id for session, _ in rows),
         )
 
-    async def _session(self, hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> Session:
-        thread = thread_of_session(hearing.wiring, message, supports_threads=chat.is_group)
-        agent_group_id = hearing.wiring.agent_group_id
-        fresh = Session(
+    async def _new_session(self, hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> Session:
+        session = Session(
             id=SessionId(new_id("sess", int(time.time() * 1000))),
-            agent_group_id=agent_group_id,
+            agent_group_id=hearing.wiring.agent_group_id,
             messaging_group_id=chat.id,
-            thread_id=thread,
+            thread_id=_thread(hearing, chat, message),
         )
-        found = await self._store.read(lambda connection: sessions.find(connection, agent_group_id, chat.id, thread))
-        if found is not None:
-            return found
-        return await self._store.write(lambda connection: sessions.find_or_insert(connection, fresh))
+        return await self._store.write(lambda connection: sessions.find_or_insert(connection, session))
 
     async def _accept(self, session: Session, hearing: Hearing, message: ChannelMessage) -> InboundRow | None:
         row = _row(hearing, message)
@@ -83,6 +73,36 @@ class Router:
             if not attended:
                 await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
             return await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    chat: MessagingGroup
+    heard: list[tuple[Hearing, Session | None]]
+    """Who takes the message, each with its session if there is one already."""
+
+
+def _plan(connection: Connection, message: ChannelMessage) -> _Plan | None:
+    """All that the central database knows of the message, read at once. None: no agent is wired to its chat."""
+    chat = messaging_groups.by_address(connection, message.address)
+    wired = wirings.for_messaging_group(connection, chat.id) if chat is not None else []
+    if chat is None or not wired:
+        return None
+    heard = hearings(message, chat, wired, engaged_sessions=frozenset())
+    return _Plan(
+        chat,
+        [
+            (
+                hearing,
+                sessions.find(connection, hearing.wiring.agent_group_id, chat.id, _thread(hearing, chat, message)),
+            )
+            for hearing in heard
+        ],
+    )
+
+
+def _thread(hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> str | None:
+    return thread_of_session(hearing.wiring, message, supports_threads=chat.is_group)
 
 
 def _row(hearing: Hearing, message: ChannelMessage) -> InboundRow:

@@ -211,6 +211,15 @@ class Mailbox:
         with self._read_outbound():
             return outbound.by_id(self._out, row_id)
 
+    def begin_next_delivery(self, *, now: datetime | None = None) -> OutboundRow | None:
+        """The first row that can be sent now, noted as being sent; None when there is none."""
+        with self._read_outbound():
+            found = deliveries.due(self._out, timestamp(now), 1)
+        if not found:
+            return None
+        self.begin_delivery(found[0].id)
+        return replace(found[0], delivery="sending", attempts=found[0].attempts + 1)
+
     def begin_delivery(self, row_id: MessageId) -> None:
         """On record before the channel is called. Raises ConflictError when the row does not wait any more."""
         with self._write_outbound():
