@@ -45,7 +45,7 @@ def point(name: str) -> None:
     if name != _armed:
         return
     try:
-        os.unlink(_token)  # noqa: PTH108  # pathlib would cost the runner memory
+        os.unlink(_token)  # pathlib would cost the runner memory
     except FileNotFoundError:
         return
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,425 @@
+"""The turn loop: rows in, claims and completions out, one provider in between.
+
+An actor: everything that happens comes to `handle` as one value after another, in one thread, so that there is no
+state that two threads share. What it must never do: complete a row before a result that came after the row was asked
+(law 8), or say something twice under different ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hermitcrab_runner.commands import CLEAR, command_of
+from hermitcrab_runner.digest import turn_id
+from hermitcrab_runner.link import Pulse
+from hermitcrab_runner.logs import note
+from hermitcrab_runner.outs import Outbox
+from hermitcrab_runner.providers import base
+from hermitcrab_runner.reply import Reply, clean, parse_reply
+from hermitcrab_runner.rows import Row, parse_row
+from hermitcrab_runner.surroundings import Surroundings
+from hermitcrab_wire import faults, frames
+from hermitcrab_wire.limits import INBOUND_WINDOW, MAX_IDS_IN_A_FRAME
+
+KEPT_CONTEXT = INBOUND_WINDOW // 2
+"""Rows that only give context and may wait for one that triggers. The oldest beyond it are let go: they would fill the
+host's window, and the row that triggers would never come."""
+
+_DONE_AT_MOST = 4 * INBOUND_WINDOW
+_REASON_CHARACTERS_AT_MOST = 500
+_LOG_CHARACTERS_AT_MOST = 2000
+_TOOL_GRACE_S = 30.0
+"""A tool that runs this much longer than it said is interrupted (law 9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """The container is asked to end."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows that were given to the provider as one prompt, and are completed together."""
+
+    turn: str
+    rows: tuple[Row, ...]
+    outbox: Outbox
+    corrected: bool = False
+
+    @property
+    def ids(self) -> list[str]:
+        return [row.id for row in self.rows]
+
+
+@dataclass(slots=True)
+class _Tool:
+    name: str
+    until: float | None
+
+
+@dataclass(slots=True)
+class _State:
+    waiting: list[Row] = field(default_factory=list)
+    """Received and not claimed, oldest first."""
+    asked: dict[str, _Group] = field(default_factory=dict)
+    """Claimed and not answered, by the key of their prompt."""
+    finishing: dict[str, _Group] = field(default_factory=dict)
+    """Completed, but the host has not said yet that it is on disk; by turn."""
+    done: dict[str, None] = field(default_factory=dict)
+    tools: dict[str, _Tool] = field(default_factory=dict)
+    waits: base.Waiting | None = None
+    waits_until: float = 0.0
+    drain_until: float | None = None
+
+
+class TurnLoop:
+    def __init__(
+        self,
+        *,
+        send: Callable[[frames.Frame], None],
+        show: Callable[[Pulse], None],
+        provider: base.Provider,
+        surroundings: Surroundings,
+        held: dict[str, None] | None = None,
+        ask: Callable[[frames.Ask], None] = lambda _ask: None,
+        unacknowledged: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._show = show
+        self._unacknowledged = unacknowledged
+        self._provider = provider
+        self._surroundings = surroundings
+        self._ask = ask
+        self._clock = clock
+        self._state = _State()
+        self._numbers = itertools.count(1)
+        self._draining = False
+        self.held: dict[str, None] = {} if held is None else held
+        """Ids of all rows received and not done. Other threads may copy it."""
+        self.finished = False
+        """Everything is said, and the process may end."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When `handle(Tick())` is due, on the clock."""
+        times = [tool.until + _TOOL_GRACE_S for tool in self._state.tools.values() if tool.until is not None]
+        if self._state.drain_until is not None:
+            times.append(self._state.drain_until)
+        return min(times, default=None)
+
+    def handle(self, item: frames.Frame | base.Event | Tick | Terminated) -> None:
+        """Take in one thing that happened, and do what follows from it."""
+        match item:
+            case frames.Inbound():
+                self._receive(item.rows)
+            case frames.Completed():
+                self._completed(item.turn)
+            case frames.Refused():
+                self._refused(item)
+            case frames.Welcome():
+                self._welcomed(item)
+            case frames.Ask():
+                self._ask(item)
+            case frames.Cancel():
+                note("turn.cancel", reason=item.reason)
+                self._provider.interrupt()
+            case frames.Drain():
+                self._drain(item.within_ms / 1000)
+            case Terminated():
+                self._drain(None)
+            case Tick():
+                self._check_time()
+            case frames.Frame():
+                pass  # Claimed and Committed: the link has noted them.
+            case _:
+                self._provider_event(item)
+        self._begin_what_can()
+        self._show(self._pulse())
+        if self._draining and not (self._state.asked or self._state.finishing or self._unacknowledged()):
+            self._leave("drained")
+
+    # From the host.
+
+    def _welcomed(self, welcome: frames.Welcome) -> None:
+        settings = self._surroundings.update(welcome)
+        if settings is not None:
+            self._provider.configure(settings)
+
+    def _receive(self, messages: Iterable[Mapping[str, Any]]) -> None:
+        for message in messages:
+            row = parse_row(message)
+            if row is None:
+                note("row.without-id")
+            elif row.id not in self.held and row.id not in self._state.done:
+                self.held[row.id] = None
+                self._state.waiting.append(row)
+        faults.point("runner.received")
+
+    def _completed(self, turn: str) -> None:
+        faults.point("runner.completed")
+        group = self._state.finishing.pop(turn, None)
+        if group is not None:
+            self._forget_rows(group)
+
+    def _refused(self, refused: frames.Refused) -> None:
+        note("host.refused", code=refused.code, text=refused.text, id=refused.id or "-")
+        if refused.id is None:
+            return
+        group = self._state.finishing.get(refused.id)
+        if group is None:
+            # Something said in mid-turn. Its chat is told that a part is missing, once and without the part.
+            for each in (*self._state.asked.values(), *self._state.finishing.values()):
+                self._send_all(each.outbox.lost(refused.id))
+            return
+        # The rows must not wait for ever: give up the words, then the notice about them, then say nothing.
+        if notice := group.outbox.instead(refused.code):
+            self._send(
+                frames.Complete(turn=group.turn, ids=group.ids, outs=[notice], failed=f"refused: {refused.code}")
+            )
+        elif group.outbox.silenced():
+            self._send(frames.Complete(turn=group.turn, ids=group.ids, failed=f"refused: {refused.code}"))
+        else:
+            del self._state.finishing[refused.id]
+            self._forget_rows(group)
+
+    def _forget_rows(self, group: _Group) -> None:
+        for key in group.ids:
+            self.held.pop(key, None)
+            self._state.done[key] = None
+        while len(self._state.done) > _DONE_AT_MOST:
+            del self._state.done[next(iter(self._state.done))]
+
+    # Beginning.
+
+    def _begin_what_can(self) -> None:
+        state = self._state
+        while not self._draining and self._surroundings.known:
+            if state.asked and not self._provider.takes_follow_ups:
+                return
+            self._let_old_context_go()
+            first = next((index for index, row in enumerate(state.waiting) if row.trigger), None)
+            if first is None:
+                return
+            command = command_of(state.waiting[first], self._provider.native_commands)
+            if command is not None:
+                if state.asked:
+                    return  # A command is a turn of its own.
+                self._command(command, first)
+                continue
+            self._begin(self._next_rows(first))
+
+    def _next_rows(self, first_trigger: int) -> tuple[Row, ...]:
+        """The oldest rows up to the limit, at least up to the first that triggers, and never past a command."""
+        waiting = self._state.waiting
+        count = min(max(self._surroundings.most_rows, first_trigger + 1), MAX_IDS_IN_A_FRAME)
+        native = self._provider.native_commands
+        for index in range(first_trigger + 1, min(count, len(waiting))):
+            if command_of(waiting[index], native) is not None:
+                count = index
+                break
+        taken = tuple(waiting[:count])
+        del waiting[:count]
+        return taken
+
+    def _begin(self, rows: tuple[Row, ...], *, raw: str | None = None) -> None:
+        group = self._claim(rows)
+        text = raw if raw is not None else self._surroundings.compose(rows)
+        plain = "\n".join(row.text for row in rows if row.trigger)
+        self._ask_provider(group, text, plain)
+
+    def _claim(self, rows: tuple[Row, ...]) -> _Group:
+        group = _Group(turn_id(rows[0].id), rows, Outbox(rows, self._surroundings.destinations))
+        self._send(frames.Claim(turn=group.turn, ids=group.ids))
+        faults.point("runner.claimed")
+        return group
+
+    def _ask_provider(self, group: _Group, text: str, plain: str) -> None:
+        key = f"{group.turn}-{next(self._numbers)}"
+        self._state.asked[key] = group
+        self._provider.ask(base.Prompt(key, text, plain))
+
+    def _command(self, command: str, index: int) -> None:
+        waiting = self._state.waiting
+        row = waiting[index]
+        if command == CLEAR:
+            # What came before it would be context for a conversation that is about to be forgotten.
+            rows = tuple(waiting[: index + 1])
+            del waiting[: index + 1]
+            group = self._claim(rows)
+            self._provider.forget()
+            self._remember(None)
+            group.outbox.say(None, "Session cleared.")
+            self._complete(group)
+        else:
+            del waiting[index]
+            self._begin((row,), raw=row.text.strip())
+
+    def _let_old_context_go(self) -> None:
+        waiting = self._state.waiting
+        quiet = next((index for index, row in enumerate(waiting) if row.trigger), len(waiting))
+        if (surplus := quiet - KEPT_CONTEXT) > 0:
+            rows = tuple(waiting[:surplus])
+            del waiting[:surplus]
+            note("context.let-go", rows=len(rows))
+            self._complete(self._claim(rows))
+
+    # From the provider.
+
+    def _provider_event(self, event: base.Event) -> None:
+        state = self._state
+        if not isinstance(event, (base.Waiting, base.Started)):
+            state.waits = None
+        match event:
+            case base.Started():
+                self._remember(event.continuation)
+            case base.Forgotten():
+                self._remember(None)
+            case base.ToolBegan():
+                until = None if event.timeout_s is None else self._clock() + event.timeout_s
+                state.tools[event.key] = _Tool(clean(event.name)[:200], until)
+            case base.ToolEnded():
+                state.tools.pop(event.key, None)
+            case base.Waiting():
+                state.waits, state.waits_until = event, self._clock() + event.seconds
+            case base.Progress():
+                self._progress(event.text)
+            case base.Result():
+                self._result(event)
+            case base.Failed():
+                if (group := self._take(event.answered)) is not None:
+                    self._fail(group, event)
+            case base.GivenBack():
+                self._take_back(event.keys)
+        if not state.asked:
+            state.tools.clear()
+
+    def _remember(self, continuation: str | None) -> None:
+        key = self._surroundings.remember(continuation)
+        if key is not None:
+            self._send(frames.SetState(id=f"{key}-{self._surroundings.unique()}", key=key, value=continuation))
+
+    def _take(self, keys: Sequence[str]) -> _Group | None:
+        """The groups of these prompts as one, under the turn of the oldest. They are no longer asked."""
+        asked = self._state.asked
+        found = [asked.pop(key) for key in list(asked) if key in keys]
+        if not found:
+            return None
+        whole = found[0]
+        for each in found[1:]:
+            whole.rows += each.rows
+            whole.corrected |= each.corrected
+        whole.outbox.answers(whole.rows)
+        return whole
+
+    def _take_back(self, keys: Sequence[str]) -> None:
+        if (group := self._take(keys)) is not None:
+            self._state.waiting[:0] = group.rows
+
+    def _progress(self, text: str) -> None:
+        group = next(iter(self._state.asked.values()), None)
+        if group is None:
+            return
+        reply = parse_reply(text, self._surroundings.names, blocks_only=True)
+        for said in reply.said:
+            group.outbox.say(said.to, said.text)
+        self._send_all(group.outbox.flush(keep=0))
+
+    def _result(self, result: base.Result) -> None:
+        reply = parse_reply(result.text, self._surroundings.names)
+        if reply.scratch:
+            self._log("kept to itself", reply.scratch)
+        group = self._take(result.answered)
+        if group is None:
+            self._spoke_up(reply, result.key)
+            return
+        for said in reply.said:
+            group.outbox.say(said.to, said.text)
+        if reply.undeliverable:
+            for said in reply.undeliverable:
+                self._log(f"not sent, as {said.to!r} is no destination", said.text)
+            names = sorted({said.to or "" for said in reply.undeliverable})
+            if self._provider.takes_follow_ups and not group.corrected and not self._draining:
+                # The model may still say it to somebody; until then these rows are not answered.
+                group.corrected = True
+                self._send_all(group.outbox.flush(keep=0))
+                self._ask_provider(group, self._surroundings.correction(names), "")
+                return
+            group.outbox.say(None, "Part of my answer was for somebody I cannot write to, and was not sent.")
+        self._complete(group)
+
+    def _spoke_up(self, reply: Reply, key: str) -> None:
+        """Words that answer no row, for one after a background task: said, as they may not vanish."""
+        outbox = Outbox((), self._surroundings.destinations, seed=key or self._surroundings.unique())
+        for said in reply.said:
+            outbox.say(said.to, said.text)
+        self._send_all(outbox.flush(keep=0))
+
+    def _fail(self, group: _Group, failed: base.Failed) -> None:
+        reason = clean(failed.reason)[:_REASON_CHARACTERS_AT_MOST]
+        note("turn.failed", turn=group.turn, reason=reason)
+        text = "I was stopped before I had finished this." if failed.cancelled else f"I could not answer: {reason}."
+        group.outbox.say(None, text)
+        self._complete(group, failed=reason)
+
+    def _complete(self, group: _Group, failed: str | None = None) -> None:
+        faults.point("runner.answered")
+        self._send_all(group.outbox.flush())
+        self._state.finishing[group.turn] = group
+        ids, more = group.ids[:MAX_IDS_IN_A_FRAME], group.ids[MAX_IDS_IN_A_FRAME:]
+        if more:  # Several prompts that one result answered may have more rows than a frame may name.
+            self._complete(_Group(turn_id(more[0]), group.rows[len(ids) :], Outbox((), ())), failed)
+            group.rows = group.rows[: len(ids)]
+        self._send(frames.Complete(turn=group.turn, ids=ids, outs=group.outbox.rest(), failed=failed))
+        faults.point("runner.completing")
+
+    def _send_all(self, outs: Iterable[frames.Out]) -> None:
+        for out in outs:
+            self._send(out)
+
+    def _log(self, event: str, text: str) -> None:
+        self._send(frames.Log(text=clean(f"{event}: {text}")[:_LOG_CHARACTERS_AT_MOST]))
+
+    # Time and the end.
+
+    def _check_time(self) -> None:
+        now = self._clock()
+        for key, tool in list(self._state.tools.items()):
+            if tool.until is not None and now >= tool.until + _TOOL_GRACE_S:
+                note("tool.stalled", tool=tool.name)
+                del self._state.tools[key]
+                self._provider.interrupt()
+        if self._state.drain_until is not None and now >= self._state.drain_until:
+            self._leave("the time to drain is over")
+
+    def _drain(self, within_s: float | None) -> None:
+        note("drain", within_s=within_s, asked=len(self._state.asked), waiting=len(self._state.waiting))
+        self._draining = True
+        if within_s is not None:
+            self._state.drain_until = self._clock() + within_s
+
+    def _leave(self, reason: str) -> None:
+        if not self.finished:
+            self.finished = True
+            self._send(frames.Bye(reason=f"{reason}; {len(self.held)} rows given back" if self.held else reason))
+
+    def _pulse(self) -> Pulse:
+        state = self._state
+        if state.asked and state.waits is not None:
+            return Pulse("rate-limited", state.waits.detail, state.waits_until)
+        if state.asked and state.tools:
+            # Of several tools, the one that may take longest tells how long to wait.
+            tool = max(state.tools.values(), key=lambda each: each.until or 0.0)
+            return Pulse("tool", tool.name, tool.until)
+        if self._draining:
+            return Pulse("draining", None, state.drain_until)
+        return Pulse("thinking" if state.asked else "idle")
