@@ -174,7 +174,7 @@ def _tmpfs(spec: ContainerSpec, dialect: Dialect, image_volumes: Iterable[str]) 
     if dialect.engine == "docker":
         owned += f",mode=0700,uid={spec.uid},gid={spec.gid}"
     else:
-        owned += ",mode=1777"  # Podman knows no owner here; the container has one user only
+        owned += ",mode=0700,notmpcopyup,U"  # U: owned by the container's user; and empty, whatever the image has
     folders = dict.fromkeys(spec.tmpfs, owned)
     taken = {PurePosixPath(mount.target) for mount in spec.mounts} | {PurePosixPath(each) for each in spec.tmpfs}
     closed = list(image_volumes) + (list(_PODMAN_SCRATCH) if dialect.engine == "podman" else [])

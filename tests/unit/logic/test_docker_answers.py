@@ -156,7 +156,7 @@ def test_what_the_engine_cannot_keep_is_said() -> None:
     assert set(docker_answers.capabilities("docker", bad).unrealized) == {"memory", "pids", "cpus", "seccomp"}
     assert "memory" in docker_answers.capabilities("docker", {**good, "SwapLimit": False}).unrealized
     rootless = {**good, "Rootless": True, "CgroupVersion": "1"}
-    assert {"memory", "freeze"} <= set(docker_answers.capabilities("podman", rootless).unrealized)
+    assert {"memory", "freeze", "open-files"} <= set(docker_answers.capabilities("podman", rootless).unrealized)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_folders_in_memory_belong_to_the_user() -> None:
     for_docker = body()["HostConfig"]["Tmpfs"]["/tmp"].split(",")
     assert {"nosuid", "nodev", "uid=1000", "gid=1001", "mode=0700"} <= set(for_docker)
     for_podman = body(dialect=PODMAN)["HostConfig"]["Tmpfs"]["/tmp"].split(",")
-    assert {"nosuid", "nodev", "mode=1777"} <= set(for_podman)
+    assert {"nosuid", "nodev", "mode=0700", "U", "notmpcopyup"} <= set(for_podman)
 
 
 def test_podman_adds_no_writable_folders_of_its_own() -> None:

@@ -201,11 +201,13 @@ class DockerEngine:
         found = await self._find(name)
         if found is None:
             return []
+        # Podman joins lines wrongly when it is asked for the last ones only; the whole log is bounded by its limit.
+        tail = "all" if self._engine == "podman" else str(max(lines, 0))
         content = await self._api.read(
             "GET",
             f"/containers/{found.id}/logs",
             doing=f"read the log of {name}",
-            params={"stdout": "true", "stderr": "true", "tail": str(max(lines, 0))},
+            params={"stdout": "true", "stderr": "true", "tail": tail},
         )
         return docker_answers.log_lines(content, lines)
 
