@@ -15,8 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import hermitcrab_runner
-import hermitcrab_wire
+from hermitcrab.containers import runner_source
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import instructions
 from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, Materials
@@ -25,6 +24,7 @@ from hermitcrab.model.ids import Generation
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 
+_SHARED = "shared/CLAUDE.md"
 _WORK_MOUNT_POINTS = ("agent", "inbox", "global")
 _GROUP_FILES = ("container.json", "CLAUDE.md")
 _GROUP_FOLDERS = (".claude-fragments",)
@@ -78,6 +78,7 @@ class MaterialsDesk:
     def __init__(self, home: Home, *, uid: int, gid: int) -> None:
         self._home = home
         self._uid, self._gid = uid, gid
+        self._runner: Path | None = None
 
     def prepare(
         self,
@@ -106,7 +107,7 @@ class MaterialsDesk:
             first_files={instructions.MEMORY_FILE: ""},
         )
         generated = self._generate(group, config)
-        app, python = _installation(host_interpreter=host_interpreter)
+        app, python = self._installation(host_interpreter=host_interpreter)
         if packages is not None:
             app[PACKAGES] = str(packages.resolve(strict=True))
         global_memory = self._home.groups / "global"
@@ -133,6 +134,23 @@ class MaterialsDesk:
     def clear(self, session: Session, generation: Generation) -> None:
         """Remove what only that generation needed."""
         shutil.rmtree(session_folders(self._home, session).run(generation), ignore_errors=True)
+
+    def _installation(self, *, host_interpreter: bool) -> tuple[dict[str, str], str]:
+        """The read-only parts of this installation by their path in the container, and the interpreter's path there."""
+        if self._runner is None:
+            self._runner = runner_source.snapshot(self._home.generated)
+        app = {
+            RUNNER_SOURCE: str(self._runner),
+            instructions.SHARED_PATH: str(Path(str(resources.files("hermitcrab.groups") / _SHARED)).resolve()),
+        }
+        if not host_interpreter:
+            return app, "python3"
+        prefix = Path(sys.base_prefix).resolve()
+        executable = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        if prefix.is_relative_to("/usr"):
+            return app, str(prefix / executable)
+        app[INTERPRETER] = str(prefix)
+        return app, f"{INTERPRETER}/{executable}"
 
     def _generate(self, group: AgentGroup, config: dict[str, Any]) -> Path:
         folder = self._home.generated / group.id
@@ -218,30 +236,8 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _installation(*, host_interpreter: bool) -> tuple[dict[str, str], str]:
-    """The read-only parts of this installation by their path in the container, and the interpreter's path there."""
-    app = {
-        f"{RUNNER_SOURCE}/hermitcrab_runner": _package_folder(hermitcrab_runner.__file__),
-        f"{RUNNER_SOURCE}/hermitcrab_wire": _package_folder(hermitcrab_wire.__file__),
-        instructions.SHARED_PATH: str(Path(str(resources.files("hermitcrab.groups") / "shared/CLAUDE.md")).resolve()),
-    }
-    if not host_interpreter:
-        return app, "python3"
-    prefix = Path(sys.base_prefix).resolve()
-    executable = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    if prefix.is_relative_to("/usr"):
-        return app, str(prefix / executable)
-    app[INTERPRETER] = str(prefix)
-    return app, f"{INTERPRETER}/{executable}"
-
-
 def interpreter_env() -> dict[str, str]:
     """What the host's interpreter needs in its environment to run at another path."""
     if sysconfig.get_config_var("Py_ENABLE_SHARED") and not Path(sys.base_prefix).resolve().is_relative_to("/usr"):
         return {"LD_LIBRARY_PATH": f"{INTERPRETER}/lib"}
     return {}
-
-
-def _package_folder(init_file: str | None) -> str:
-    assert init_file is not None
-    return str(Path(init_file).resolve().parent)
