@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermitcrab import __version__
@@ -150,12 +150,14 @@ def _dispatch(words: list[str], home: str | None) -> int:
         raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
     given = {"home": Home(resolve(home))} if "home" in ignored else {}
 
-    async def call() -> object:
-        outcome: object = command(*bound.args, **bound.kwargs, **given)
-        return await outcome if hasattr(outcome, "__await__") else outcome
+    outcome: object = command(*bound.args, **bound.kwargs, **given)
+    if isinstance(outcome, Awaitable):
+        outcome = anyio.run(_awaited, outcome)
+    return outcome if isinstance(outcome, int) else 0
 
-    code = anyio.run(call)
-    return code if isinstance(code, int) else 0
+
+async def _awaited(outcome: Awaitable[object]) -> object:
+    return await outcome
 
 
 def _split_home(tokens: Sequence[str]) -> tuple[list[str], str | None]:

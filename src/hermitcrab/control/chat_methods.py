@@ -32,7 +32,8 @@ class ChatMethods:
         params.done()
         group = await group_named(self._host, folder)
         with self._host.terminal.attach(group.folder) as attachment:
-            await emit({"kind": "attached", "attachment": attachment.id})
+            limit = self._host.settings.limits.message_bytes
+            await emit({"kind": "attached", "attachment": attachment.id, "message_bytes": limit})
             async for event in attachment.events:
                 await emit(event)
         return {}
@@ -64,7 +65,7 @@ class ChatMethods:
         }
 
     async def answers(self, params: Params, _emit: Emit) -> Json:
-        """What has become of one message, and what was said to it so far, oldest first."""
+        """What has become of one message, and what was said to it in its own chat so far, oldest first."""
         name, row_id = params.text("session"), params.text("row")
         params.done()
         session = await session_named(self._host, name)
@@ -97,7 +98,11 @@ def _answers(mailbox: Mailbox, row_id: MessageId) -> tuple[InboundRow, list[Outb
     while looked_at < HISTORY_AT_MOST:
         page = mailbox.history(before, HISTORY_PAGE)
         looked_at += len(page)
-        later += [each for each in page if isinstance(each, OutboundRow) and each.seq > row.seq]
+        later += [
+            each
+            for each in page
+            if isinstance(each, OutboundRow) and each.seq > row.seq and each.address == row.address
+        ]
         if len(page) < HISTORY_PAGE or page[-1].seq <= row.seq:
             break
         before = page[-1].seq

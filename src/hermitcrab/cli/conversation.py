@@ -1,0 +1,95 @@
+"""The interactive `crab chat`: a line to type in at the bottom, answers above it as they come."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from hermitcrab.channels.terminal.render import plain, text_of
+from hermitcrab.cli.terminal import Terminal
+from hermitcrab.errors import BadInputError, HermitcrabError
+from hermitcrab.settings.home import Home
+
+TYPING_SHOWN_S = 6.0
+"""A mark that somebody is writing is renewed about every four seconds."""
+
+
+class Conversation:
+    def __init__(self, home: Home, group: str) -> None:
+        self._group = group
+        self._reached = True
+        self._typing_until = 0.0
+        self._unsent = 0
+        self._prompt: PromptSession[str] = PromptSession(
+            "> ", bottom_toolbar=self._toolbar, refresh_interval=1.0, enable_suspend=True
+        )
+        self._terminal = Terminal(home, group, show=self._show, typing=self._typing, reached=self._reachable)
+
+    async def run(self) -> int:
+        with patch_stdout():
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._terminal.run)
+                print_formatted_text(FormattedText([("ansigray", f"Talking to {self._group}. Ctrl-D leaves.")]))
+                while True:
+                    try:
+                        text = await self._prompt.prompt_async()
+                    except (EOFError, KeyboardInterrupt):
+                        break
+                    if text.strip():
+                        tasks.start_soon(self._send, text)
+                tasks.cancel_scope.cancel()
+        if self._unsent:
+            raise HermitcrabError(
+                f"{self._unsent} message(s) did not reach the host and were not kept.", hint="Send them again later."
+            )
+        return 0
+
+    async def _send(self, text: str) -> None:
+        self._unsent += 1
+        try:
+            await self._terminal.send(text)
+            self._unsent -= 1
+        except HermitcrabError as error:
+            self._unsent -= 1
+            self._say(f"{error.message} {error.hint}", "ansired")
+
+    def _show(self, event: dict[str, Any]) -> None:
+        self._typing_until = 0.0
+        notice = bool(event["content"].get("notice"))
+        text = text_of(event["content"])
+        if notice:
+            self._say(text, "ansiyellow")
+        else:
+            print_formatted_text(FormattedText([("bold", f"{self._group}: "), ("", text)]))
+
+    def _typing(self) -> None:
+        self._typing_until = time.monotonic() + TYPING_SHOWN_S
+        self._prompt.app.invalidate()
+
+    def _reachable(self, reached: bool) -> None:
+        if reached != self._reached:
+            self._reached = reached
+            self._say("The host is back." if reached else "The host is away; waiting for it.", "ansiyellow")
+
+    def _toolbar(self) -> str:
+        if not self._reached:
+            waiting = f", {self._unsent} message(s) wait" if self._unsent else ""
+            return f"The host is away{waiting}. Start it with: crab up"
+        if time.monotonic() < self._typing_until:
+            return f"{self._group} is writing…"
+        return ""
+
+    @staticmethod
+    def _say(text: str, style: str) -> None:
+        print_formatted_text(FormattedText([(style, plain(text))]))
+
+
+async def converse(home: Home, group: str) -> int:
+    if not group:
+        raise BadInputError("--group needs a name.", hint="crab groups list shows all of them.")
+    return await Conversation(home, group).run()
