@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from hermitcrab_wire.limits import MAX_INTEGER
+
 _CONNECT_TIMEOUT_S = 2.0
 _FIRST_CONTAINER_FILES = {
     "memory": ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -109,10 +111,11 @@ def _limits() -> dict[str, Any]:
         ("address_space", resource.RLIMIT_AS),
     ):
         soft = resource.getrlimit(number)[0]
-        limits[name] = None if soft == resource.RLIM_INFINITY else soft
+        limits[name] = None if soft == resource.RLIM_INFINITY or soft > MAX_INTEGER else soft
     for name, paths in _FIRST_CONTAINER_FILES.items():
         text = next((found for path in paths if (found := _text(path).strip())), "")
-        limits[name] = int(text) if text.isdigit() else text or None
+        # Without a limit, a group of version 1 says so by an enormous one.
+        limits[name] = int(text) if text.isdigit() and int(text) <= MAX_INTEGER else None
     return limits
 
 

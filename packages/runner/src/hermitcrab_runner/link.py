@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hermitcrab_runner.logs import note
 from hermitcrab_wire import frames
@@ -33,8 +33,7 @@ _BACKLOG_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
 _FINAL_REFUSALS = {"stale-generation": EXIT_STALE, "protocol": EXIT_PROTOCOL}
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(NamedTuple):
     """What the runner does right now, for its beats."""
 
     activity: str = "idle"
@@ -43,8 +42,7 @@ class Pulse:
     """On the monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkSettings:
+class LinkSettings(NamedTuple):
     path: str
     generation: int
     provider: str

@@ -16,3 +16,10 @@ def note(event: str, **fields: object) -> None:
         os.write(2, line.encode(errors="replace"))
     except OSError:
         return  # A log that is full or gone must not end a turn.
+
+
+def print_exception() -> None:
+    """The exception that is being handled, with where it came from."""
+    import traceback  # noqa: PLC0415  # costs every start 10 ms, and is for faults only
+
+    traceback.print_exc()

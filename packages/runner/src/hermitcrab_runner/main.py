@@ -7,15 +7,13 @@ import queue
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermitcrab_runner import __version__
 from hermitcrab_runner.link import Link, LinkSettings
-from hermitcrab_runner.logs import note
+from hermitcrab_runner.logs import note, print_exception
 from hermitcrab_runner.providers.base import Emit, Provider, ProviderSettings
 from hermitcrab_runner.surroundings import Surroundings
 from hermitcrab_runner.turn import Terminated, Tick, TurnLoop
@@ -29,8 +27,7 @@ _PROVIDERS = ("echo", "claude")
 _ORPHAN_S = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
+class _Lost(NamedTuple):
     """The link is gone for good."""
 
     code: int
@@ -101,7 +98,7 @@ def _run_link(link: Link, items: queue.SimpleQueue[Any]) -> None:
     try:
         link.run()
     except Exception:  # noqa: BLE001  # a runner without a link is of no use: it ends, and says why
-        traceback.print_exc()
+        print_exception()
         items.put(_Lost(EXIT_FAULT))
 
 
@@ -118,7 +115,7 @@ def _answer(ask: frames.Ask, link: Link) -> None:
         try:
             link.send(frames.Answer(id=ask.id, result=evidence.collect(ask.arguments)))
         except Exception as error:  # noqa: BLE001  # whatever it was, the host waits for an answer
-            traceback.print_exc()
+            print_exception()
             link.send(frames.Answer(id=ask.id, error=type(error).__name__))
 
     if ask.subject == "evidence":

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _TAG = re.compile(r"<(/?)(message|internal)((?:\s+[^<>]*)?)>")
 _TO = re.compile(r"""(?:^|\s)to\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """One message to one place; `to` is None for the session's own chat."""
 
     to: str | None
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     said: tuple[Said, ...]
     undeliverable: tuple[Said, ...]
     """Addressed to names that are no destinations."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermitcrab_wire.limits import MAX_ID_CHARACTERS
 
 CHAT_KINDS = frozenset({"chat", "chat-sdk"})
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     id: str
     kind: str
     content: Mapping[str, Any]

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from hermitcrab_runner import prompt
@@ -47,8 +46,7 @@ class Surroundings:
         if not self.known:
             # Later this process knows better than the host, whose state may wait behind a frame of ours.
             self._continuation = text_of(welcome.state.get(self._state_key)) or None
-        settings = replace(
-            self._settings,
+        settings = self._settings._replace(
             instructions=prompt.instructions(text_of(config.get("assistant_name")), self.destinations),
             continuation=self._continuation,
             model=text_of(config.get("model")) or None,
@@ -74,7 +72,7 @@ class Surroundings:
             return None
         self._continuation = continuation
         # Not new settings: the provider itself said so.
-        self._settings = replace(self._settings, continuation=continuation)
+        self._settings = self._settings._replace(continuation=continuation)
         return self._state_key
 
     def unique(self) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hermitcrab_runner.commands import CLEAR, command_of
 from hermitcrab_runner.digest import turn_id
@@ -36,49 +35,49 @@ _TOOL_GRACE_S = 30.0
 """A tool that runs this much longer than it said is interrupted (law 9)."""
 
 
-@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-@dataclass(frozen=True, slots=True)
 class Terminated:
     """The container is asked to end."""
 
 
-@dataclass(slots=True)
 class _Group:
     """Rows that were given to the provider as one prompt, and are completed together."""
 
-    turn: str
-    rows: tuple[Row, ...]
-    outbox: Outbox
-    corrected: bool = False
+    __slots__ = ("corrected", "outbox", "rows", "turn")
+
+    def __init__(self, rows: tuple[Row, ...], outbox: Outbox) -> None:
+        self.turn = turn_id(rows[0].id)
+        self.rows = rows
+        self.outbox = outbox
+        self.corrected = False
+        """The model was told that it addressed nobody."""
 
     @property
     def ids(self) -> list[str]:
         return [row.id for row in self.rows]
 
 
-@dataclass(slots=True)
-class _Tool:
+class _Tool(NamedTuple):
     name: str
     until: float | None
 
 
-@dataclass(slots=True)
 class _State:
-    waiting: list[Row] = field(default_factory=list)
-    """Received and not claimed, oldest first."""
-    asked: dict[str, _Group] = field(default_factory=dict)
-    """Claimed and not answered, by the key of their prompt."""
-    finishing: dict[str, _Group] = field(default_factory=dict)
-    """Completed, but the host has not said yet that it is on disk; by turn."""
-    done: dict[str, None] = field(default_factory=dict)
-    tools: dict[str, _Tool] = field(default_factory=dict)
-    waits: base.Waiting | None = None
-    waits_until: float = 0.0
-    drain_until: float | None = None
+    def __init__(self) -> None:
+        self.waiting: list[Row] = []
+        """Received and not claimed, oldest first."""
+        self.asked: dict[str, _Group] = {}
+        """Claimed and not answered, by the key of their prompt."""
+        self.finishing: dict[str, _Group] = {}
+        """Completed, but the host has not said yet that it is on disk; by turn."""
+        self.done: dict[str, None] = {}
+        self.tools: dict[str, _Tool] = {}
+        self.waits: base.Waiting | None = None
+        self.waits_until = 0.0
+        self.drain_until: float | None = None
 
 
 class TurnLoop:
@@ -238,7 +237,7 @@ class TurnLoop:
         self._ask_provider(group, text, plain)
 
     def _claim(self, rows: tuple[Row, ...]) -> _Group:
-        group = _Group(turn_id(rows[0].id), rows, Outbox(rows, self._surroundings.destinations))
+        group = _Group(rows, Outbox(rows, self._surroundings.destinations))
         self._send(frames.Claim(turn=group.turn, ids=group.ids))
         faults.point("runner.claimed")
         return group
@@ -375,9 +374,11 @@ class TurnLoop:
         faults.point("runner.answered")
         self._send_all(group.outbox.flush())
         self._state.finishing[group.turn] = group
-        ids, more = group.ids[:MAX_IDS_IN_A_FRAME], group.ids[MAX_IDS_IN_A_FRAME:]
-        if more:  # Several prompts that one result answered may have more rows than a frame may name.
-            self._complete(_Group(turn_id(more[0]), group.rows[len(ids) :], Outbox((), ())), failed)
+        ids = group.ids[:MAX_IDS_IN_A_FRAME]
+        if len(ids) < len(
+            group.rows
+        ):  # Several prompts that one result answered may have more rows than a frame may name.
+            self._complete(_Group(group.rows[len(ids) :], Outbox((), ())), failed)
             group.rows = group.rows[: len(ids)]
         self._send(frames.Complete(turn=group.turn, ids=ids, outs=group.outbox.rest(), failed=failed))
         faults.point("runner.completing")

@@ -7,12 +7,11 @@ with. It never blocks the loop, and never raises into it: what goes wrong is a `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """Something to answer. `key` comes back in the events that answer it."""
 
     key: str
@@ -22,53 +21,45 @@ class Prompt:
     """Only the words of the people who want an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A conversation that can be resumed by this token, in a later container, too."""
 
     continuation: str
 
 
-@dataclass(frozen=True, slots=True)
 class Forgotten:
     """The conversation that was to be resumed is gone; a new one begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolBegan:
+class ToolBegan(NamedTuple):
     key: str
     name: str
     timeout_s: float | None = None
     """How long the tool says that it may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolEnded:
+class ToolEnded(NamedTuple):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """The model's service makes us wait."""
 
     detail: str
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
 class Working:
     """The model goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Words in mid-turn, before the model goes on to a tool. Only addressed blocks in them are sent."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The model's answer to the prompts `answered`, all of which it had taken in before it gave it."""
 
     text: str
@@ -78,8 +69,7 @@ class Result:
     """Identifies such a result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """The prompts `answered` get no answer. `reason` is a clause for people, without a capital and a full stop."""
 
     reason: str
@@ -88,8 +78,7 @@ class Failed:
     """Because of `interrupt`."""
 
 
-@dataclass(frozen=True, slots=True)
-class GivenBack:
+class GivenBack(NamedTuple):
     """The prompts `keys` were never taken in; they may be asked again."""
 
     keys: tuple[str, ...]
@@ -99,14 +88,13 @@ Event = Started | Forgotten | ToolBegan | ToolEnded | Waiting | Working | Progre
 Emit = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
+class ProviderSettings(NamedTuple):
     instructions: str = ""
     """Appended to the harness's own system prompt."""
     continuation: str | None = None
     model: str | None = None
     effort: str | None = None
-    mcp_servers: Mapping[str, Any] = field(default_factory=dict)
+    mcp_servers: Mapping[str, Any] = MappingProxyType({})
     additional_directories: tuple[str, ...] = ()
     gateway: str = ""
     """Path of the gateway's socket."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hermitcrab_runner.logs import note
+from hermitcrab_runner.logs import note, print_exception
 from hermitcrab_runner.providers import claude_options
 from hermitcrab_runner.providers.base import Emit, Failed, Prompt, ProviderSettings
 from hermitcrab_runner.providers.claude_harness import Ask, Command, Configure, Forget, Harness, Interrupt, Stop
@@ -56,7 +55,7 @@ class ClaudeProvider:
 
     def forget(self) -> None:
         if self._shared.settings is not None:
-            self._shared.settings = replace(self._shared.settings, continuation=None)
+            self._shared.settings = self._shared.settings._replace(continuation=None)
         self._post(Forget())
 
     def close(self) -> None:
@@ -87,7 +86,7 @@ class ClaudeProvider:
             reason = "the agent program is not installed in this container"
             self._shared.refusal = reason
         except Exception:  # noqa: BLE001  # the thread's boundary: people hear that it failed, the log hears how
-            traceback.print_exc()
+            print_exception()
         with self._lock:
             shared = self._shared
             left = list(self._early)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 from hermitcrab_runner.logs import note
@@ -92,7 +92,7 @@ class Harness:
             case Interrupt():
                 await self._interrupt()
             case Forget():
-                self.settings = replace(self.settings, continuation=None)
+                self.settings = self.settings._replace(continuation=None)
                 await self._disconnect()
             case _:
                 assert_never(command)
@@ -103,7 +103,7 @@ class Harness:
             await self._connect()  # Warm before the first prompt is here.
         else:
             # This process knows which conversation it is in, whatever the host had on disk.
-            settings = replace(settings, continuation=self.settings.continuation)
+            settings = settings._replace(continuation=self.settings.continuation)
             self._outdated = self._outdated or settings != self.settings
             self.settings = settings
 
@@ -140,7 +140,7 @@ class Harness:
         reason = await self._try_to_connect()
         if reason is not None and self.settings.continuation is not None and STALE_SESSION.search(reason):
             note("claude.session-stale")
-            self.settings = replace(self.settings, continuation=None)
+            self.settings = self.settings._replace(continuation=None)
             self._emit(Forgotten())
             reason = await self._try_to_connect()
         if reason is not None:
@@ -175,7 +175,7 @@ class Harness:
             async for message in client.receive_messages():
                 for event in translator.take(message):
                     if isinstance(event, Started):
-                        self.settings = replace(self.settings, continuation=event.continuation)
+                        self.settings = self.settings._replace(continuation=event.continuation)
                     self._emit(event)
                 self._consider(translator)
         except Exception as error:  # noqa: BLE001  # it died, or says what nobody understands: a new one takes over
