@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
 
-from hermitcrab.mailbox.mailbox import Mailbox
-from hermitcrab.mailbox.mailboxes import Mailboxes
-from hermitcrab.store.database import Store
-
 from hermitcrab.containers.materials import session_folders
 from hermitcrab.groups.creation import create_group
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import MessagingGroup
 from hermitcrab.model.ids import Generation, MessageId, MessagingGroupId, SessionId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
@@ -19,6 +17,7 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.store import messaging_groups
 from hermitcrab.store import sessions as session_queries
+from hermitcrab.store.database import Store
 
 
 async def fill(path: Path, sessions: int, *, messages: int = 1) -> None:

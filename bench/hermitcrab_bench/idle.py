@@ -16,8 +16,8 @@ from anyio import to_thread
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HostUnreachableError
 from hermitcrab.settings.home import Home
+from hermitcrab.testing.scratch import process_rss_kb
 from hermitcrab_bench.fill import fill
-from hermitcrab_bench.scratch import process_rss_kb
 
 QUIET_S = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")

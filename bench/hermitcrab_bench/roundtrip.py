@@ -11,8 +11,8 @@ from typing import Any
 
 import anyio
 
+from hermitcrab.testing.scratch import add_chat, say, scratch_host
 from hermitcrab_bench.figures import summary
-from hermitcrab_bench.scratch import add_chat, say, scratch_host
 
 
 async def run(*, engine: str = "bubblewrap", messages: int = 300, sessions: int = 1) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from hermitcrab.app import Host
 from hermitcrab.model.container import ContainerSpec, Limits
 from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.testing.scratch import add_chat, say, scratch_host, session_of
 from hermitcrab_bench.figures import summary
-from hermitcrab_bench.scratch import add_chat, say, scratch_host, session_of
 
 
 async def run(*, engine: str = "bubblewrap", runs: int = 15) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def _floor(host: Host, number: int) -> float:
         limits=Limits(),
         uid=host.starter.uid,
         gid=host.starter.gid,
-        workdir="/tmp",  # noqa: S108  # in the container
+        workdir="/tmp",  # in the container
     )
     began = time.perf_counter()
     try:

@@ -108,6 +108,9 @@ class MaterialsDesk:
         )
         generated = self._generate(group, config)
         app, python = self._installation(host_interpreter=host_interpreter)
+        if not host_interpreter:
+            # An image knows nothing of our user; bubblewrap's own /etc is made with it.
+            app["/etc/passwd"] = str(generated / "passwd")
         if packages is not None:
             app[PACKAGES] = str(packages.resolve(strict=True))
         global_memory = self._home.groups / "global"
@@ -158,6 +161,7 @@ class MaterialsDesk:
             (folder / name).mkdir(parents=True, exist_ok=True)
         _write(folder / "CLAUDE.md", instructions.claude_md())
         _write(folder / "container.json", instructions.container_json(group, config))
+        _write(folder / "passwd", instructions.passwd(self._uid, self._gid))
         _write(folder / "claude-settings.json", instructions.claude_settings())
         return folder
 

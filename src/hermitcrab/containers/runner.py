@@ -85,16 +85,23 @@ class ContainerRunner:
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Follow the engine until cancelled. Started once what ran before was adopted or removed."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            try:
-                capabilities = await self._engine.capabilities()
-                self._unrealized = tuple(sorted(capabilities.unrealized))
-            except EngineError as error:
-                log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
-            await tasks.start(self._follow_engine)
-            tasks.start_soon(self._sweep)
-            task_status.started()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                try:
+                    capabilities = await self._engine.capabilities()
+                    self._unrealized = tuple(sorted(capabilities.unrealized))
+                except EngineError as error:
+                    log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
+                await tasks.start(self._follow_engine)
+                tasks.start_soon(self._sweep)
+                task_status.started()
+        finally:
+            self._tasks = None
+            with anyio.CancelScope(shield=True):
+                # Runners that go on without this host notice it at once, and dial for the next one.
+                for slot in self._slots.values():
+                    await slot.close_resources()
 
     async def offer(self, session: Session, row: InboundRow) -> None:
         """A row was committed: get it to a runner, soon. Never raises and never waits for a container."""

@@ -45,7 +45,7 @@ def explain(exit_record: ExitRecord | None, *, wanted: str | None, farewell: str
             return Ending("drained", f"The runner ended by itself: {farewell or 'no reason given'}.")
         case 75:
             return Ending("drained", "The runner found no host for too long and ended.")
-        case code if code > 128:  # noqa: PLR2004  # the shell's convention for signals
+        case code if code > 128:  # the shell's convention for signals
             return Ending("exited", f"It was ended by signal {code - 128}.")
         case code:
             return Ending("exited", f"It exited with code {code}.")

@@ -13,7 +13,9 @@ SHARED_PATH = "/app/CLAUDE.md"
 
 def claude_md() -> str:
     """The entry file that the harness reads first: imports only, so that each part has one place."""
-    return f"<!-- Written by the host for every container; changes here are lost. -->\n@{SHARED_PATH}\n@./{MEMORY_FILE}\n"
+    return (
+        f"<!-- Written by the host for every container; changes here are lost. -->\n@{SHARED_PATH}\n@./{MEMORY_FILE}\n"
+    )
 
 
 def container_json(group: AgentGroup, config: dict[str, Any]) -> str:
@@ -28,6 +30,15 @@ def container_json(group: AgentGroup, config: dict[str, Any]) -> str:
         "effort": config.get("effort"),
     }
     return json.dumps({key: value for key, value in values.items() if value is not None}, indent=2) + "\n"
+
+
+def passwd(uid: int, gid: int) -> str:
+    """Who the container's user is, for programs that look themselves up."""
+    return (
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+        f"agent:x:{uid}:{gid}:agent:/home/agent:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    )
 
 
 def claude_settings() -> str:

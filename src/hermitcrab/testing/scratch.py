@@ -1,4 +1,4 @@
-"""A host on a scratch home, with a channel that notes when it is called."""
+"""A real host in this process on a scratch home, with a channel that records what it is given."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from hermitcrab.settings.home import Home
 from hermitcrab.settings.load import load
 from hermitcrab.store import messaging_groups, sessions, wirings
 
-CHANNEL = "bench"
+CHANNEL = "recording"
 REPLY_WITHIN_S = 60.0
 
 
-class BenchChannel:
+class RecordingChannel:
     """Implements `channels.base.Channel`; notes the moment of each delivery."""
 
     type = CHANNEL
@@ -40,17 +40,24 @@ class BenchChannel:
         self.delivered: dict[str, tuple[float, Delivery]] = {}
         """By the id of the row that was answered."""
         self._waiting: dict[str, anyio.Event] = {}
+        self._next = anyio.Event()
 
     async def deliver(self, delivery: Delivery) -> str | None:
         now = time.perf_counter()
         key = delivery.in_reply_to or delivery.key
         self.delivered.setdefault(key, (now, delivery))
+        self._next.set()
+        self._next = anyio.Event()
         if (event := self._waiting.pop(key, None)) is not None:
             event.set()
         return delivery.key
 
     async def typing(self, address: Address) -> None:
         del address
+
+    async def next_delivery(self) -> None:
+        """Until something is delivered."""
+        await self._next.wait()
 
     async def answer_to(self, row_id: str) -> tuple[float, Delivery]:
         """The moment and the message, as soon as there is one."""
@@ -62,25 +69,38 @@ class BenchChannel:
 
 
 @asynccontextmanager
-async def scratch_host(engine: str, **containers: Any) -> AsyncIterator[tuple[Host, BenchChannel]]:
+async def scratch_host(
+    engine: str, overrides: dict[str, Any] | None = None, **containers: Any
+) -> AsyncIterator[tuple[Host, RecordingChannel]]:
     """A host with the echo provider on `engine`, on a home that is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="crab-bench-") as folder:
-        home = Home(Path(folder) / "home")
-        home.prepare()
-        overrides = {
-            "containers.engine": engine,
-            "agents.provider": "echo",
-            "logs.level": "warning",
-            **{f"containers.{key}": value for key, value in containers.items()},
-        }
-        settings = load(home.path, overrides)
-        channel = BenchChannel()
-        async with open_host(home, settings, extra_channels={CHANNEL: channel}) as host:
+    with tempfile.TemporaryDirectory(prefix="crab-scratch-") as folder:
+        async with host_on(Path(folder) / "home", engine, overrides, **containers) as (host, channel):
             yield host, channel
 
 
+@asynccontextmanager
+async def host_on(
+    path: Path, engine: str, overrides: dict[str, Any] | None = None, *, keep: bool = False, **containers: Any
+) -> AsyncIterator[tuple[Host, RecordingChannel]]:
+    """A host with the echo provider on the home `path`. `keep`: its containers go on when it leaves."""
+    home = Home(path)
+    home.prepare()
+    settings = load(
+        home.path,
+        {
+            "containers.engine": engine,
+            "agents.provider": "echo",
+            **{f"containers.{key}": value for key, value in containers.items()},
+            **(overrides or {}),
+        },
+    )
+    channel = RecordingChannel()
+    async with open_host(home, settings, extra_channels={CHANNEL: channel}, keep_containers=keep) as host:
+        yield host, channel
+
+
 async def add_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
-    """An agent group with a chat of the bench channel wired to it."""
+    """An agent group with a chat of the recording channel wired to it."""
     group = await create_group(host.store, folder=name)
     address = Address(channel_type=CHANNEL, platform_id=name)
     chat = MessagingGroup(id=MessagingGroupId(f"mg-{name}"), channel_type=CHANNEL, platform_id=name, name=name)
@@ -106,7 +126,7 @@ async def say(host: Host, address: Address, key: str, text: str) -> Receipt:
         ChannelMessage(
             id=key,
             address=address,
-            content={"text": text, "sender": "bench", "senderId": "bench:1"},
+            content={"text": text, "sender": "somebody", "senderId": "recording:1"},
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
     )
