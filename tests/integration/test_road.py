@@ -32,7 +32,7 @@ def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
 async def until(question: Callable[[], Awaitable[Found]]) -> Found:
     """The first answer that is not empty: for what happens in the engine and tells nobody here."""
     with anyio.fail_after(60):
-        while not (found := await question()):
+        while not (found := await question()):  # noqa: ASYNC110
             await anyio.sleep(0.05)
     return found
 

@@ -199,28 +199,38 @@ class ContainerRunner:
             slot = await self._slot(view.session)
         except NotFoundError:
             return False
-        if view.generation != slot.session.generation or view.status not in {
-            ContainerStatus.RUNNING,
-            ContainerStatus.FROZEN,
-        }:
-            return False
         async with slot.lock:
-            try:
-                spec = await self._starter.prepare(slot, view.generation)
-            except (HermitcrabError, OSError) as error:
-                log.warning("adopt.refused", session=view.session, text=str(error))
-                return False
-            if spec.spec_hash != view.spec_hash:
-                log.info("adopt.changed", session=view.session, generation=view.generation)
-                return False
-            slot.take(Signal.ADOPTED, view.generation)
-            slot.started_at = slot.active_at = time.monotonic()
-            await self._starter.open_sockets(slot, view.generation, self._outward(slot))
-            if view.status is ContainerStatus.FROZEN:
-                await self._engine.thaw(view.name)
-        if self._tasks is not None:
+            adopted = slot.life.phase is Phase.ABSENT and await self._adopt(slot, view)
+        if not adopted:
+            self._forget(slot)
+        elif self._tasks is not None:
             self._tasks.start_soon(self._await_adopted, slot)
+        return adopted
+
+    async def _adopt(self, slot: Slot, view: ContainerView) -> bool:
+        runs = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
+        if view.generation != slot.session.generation or not runs:
+            return False
+        try:
+            spec = await self._starter.prepare(slot, view.generation)
+        except (HermitcrabError, OSError) as error:
+            log.warning("adopt.refused", session=view.session, text=str(error))
+            return False
+        if spec.spec_hash != view.spec_hash:
+            log.info("adopt.changed", session=view.session, generation=view.generation)
+            return False
+        slot.take(Signal.ADOPTED, view.generation)
+        slot.started_at = slot.active_at = time.monotonic()
+        await self._starter.open_sockets(slot, view.generation, self._outward(slot))
+        if view.status is ContainerStatus.FROZEN:
+            await self._engine.thaw(view.name)
         return True
+
+    def _forget(self, slot: Slot) -> None:
+        """Keep nothing of a session that has no container and wants none."""
+        if slot.life.phase is Phase.ABSENT and slot.starting is None:
+            self._slots.pop(slot.session.id, None)
+            self._by_name.pop(slot.name, None)
 
     @contextmanager
     def receiving(self, session_id: SessionId) -> Iterator[bool]:
@@ -413,10 +423,8 @@ class ContainerRunner:
             self._told.said(slot.session)
         counts = await self._mailboxes.run(slot.session, Mailbox.counts)
         if counts.pending_triggers == 0:
-            if slot.life.phase is Phase.ABSENT and slot.starting is None:
-                self._slots.pop(slot.session.id, None)
-                self._by_name.pop(slot.name, None)
-                await self.settle(slot.session)
+            self._forget(slot)
+            await self.settle(slot.session)
             return
         slot.failures = 0 if ending.planned else slot.failures + 1
         if self._tasks is not None and slot.wanted_end != "stopped":
