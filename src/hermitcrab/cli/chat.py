@@ -22,9 +22,7 @@ LONGEST_BYTES = 1_000_000
 
 
 def chat(
-    text: Annotated[
-        str | None, Parameter(allow_leading_hyphen=True, help="The message; - reads it from standard input.")
-    ] = None,
+    text: Annotated[str | None, Parameter(help="The message; - reads it from standard input.")] = None,
     /,
     *,
     group: Annotated[str, Parameter(help="The agent group to talk to.")] = DEFAULT_GROUP,
@@ -36,10 +34,6 @@ def chat(
 
     Without TEXT it is a conversation, which Ctrl-D ends. Answers that come while nobody is here are kept.
     """
-    if text is not None and text.startswith("-") and text != "-":
-        raise BadInputError(
-            f'Unknown option: "{text[:80]}".', hint="A message that begins with - goes in by: crab chat -"
-        )
     interactive = text is None and sys.stdin.isatty()
     if interactive:
         if json:

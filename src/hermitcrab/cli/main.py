@@ -144,7 +144,8 @@ def _dispatch(words: list[str], home: str | None) -> int:
     from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
 
     try:
-        command, bound, ignored = build_app().parse_args(words, print_error=False, exit_on_error=False)
+        line = _dash_last(words)
+        command, bound, ignored = build_app().parse_args(line, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         told = " ".join(str(error).split())
         raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
@@ -177,6 +178,15 @@ def _split_home(tokens: Sequence[str]) -> tuple[list[str], str | None]:
         else:
             words.append(word)
     return words, home
+
+
+def _dash_last(words: list[str]) -> list[str]:
+    """A lone `-` is an argument and no option; the parser believes that only of what comes after `--`."""
+    plain_words = words[: words.index("--")] if "--" in words else words
+    if "-" not in plain_words:
+        return words
+    rest = words[len(plain_words) + 1 :]
+    return [*(word for word in plain_words if word != "-"), "--", "-", *rest]
 
 
 def _command_of(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -68,14 +68,19 @@ class ControlServer:
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; `started` means that a client can connect."""
+        path = self._folder / SOCKET_NAME
         with bind_unix(self._folder, SOCKET_NAME, 0o600) as listener:
+            ours = path.stat()
             try:
                 async with anyio.create_task_group() as tasks:
                     task_status.started()
                     while True:
                         tasks.start_soon(self._serve_one, await _accepted(listener))
             finally:
-                self._folder.joinpath(SOCKET_NAME).unlink(missing_ok=True)
+                # Whoever bound here since then keeps what is theirs.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(ours, path.stat()):
+                        path.unlink()
 
     async def _serve_one(self, stream: SocketStream) -> None:
         self._connections += 1
