@@ -27,6 +27,7 @@ def need_engine() -> Callable[[str], Mapping[str, str]]:
         environment = {"HERMITCRAB__CONTAINERS__ENGINE": name}
         if engine.socket is not None:
             environment[f"HERMITCRAB__CONTAINERS__{name.upper()}_SOCKET"] = engine.socket
+        if engine.image:
             environment["HERMITCRAB__CONTAINERS__IMAGE"] = engine.image
         return environment
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import anyio
+
+from hermitcrab.containers.engine import EngineOptions
+from hermitcrab.containers.engines.bubblewrap import BubblewrapEngine
 from hermitcrab.containers.engines.docker_api import usual_sockets
 from hermitcrab.containers.images import default_tag
+from hermitcrab.model.container import Finding
+from hermitcrab.model.ids import InstallationId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +35,24 @@ class EngineAvailability:
 
 
 def available_engines() -> dict[str, EngineAvailability]:
-    """`docker` and `podman`: the socket to use, or the reason why there is none."""
-    return {"docker": _availability("docker"), "podman": _availability("podman")}
+    """For each engine of our own: the socket to use where it has one, or the reason why tests cannot use it."""
+    return {"bubblewrap": _bubblewrap(), "docker": _availability("docker"), "podman": _availability("podman")}
+
+
+@functools.cache
+def _bubblewrap() -> EngineAvailability:
+    """By its own preflight, which ends with a trial of a real sandbox."""
+    with tempfile.TemporaryDirectory(prefix="crab-trial-") as folder:
+        engine = BubblewrapEngine(EngineOptions(installation=InstallationId("trial"), folder=Path(folder) / "engine"))
+
+        async def look() -> list[Finding]:
+            try:
+                return await engine.preflight()
+            finally:
+                await engine.aclose()
+
+        faults = [finding.text for finding in anyio.run(look) if finding.level == "error"]
+    return EngineAvailability(why_not="; ".join(faults))
 
 
 def _availability(engine: Literal["docker", "podman"]) -> EngineAvailability:
