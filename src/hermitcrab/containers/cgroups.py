@@ -7,6 +7,8 @@ passes that on instead of pretending. Everything here blocks for a moment; the b
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +37,9 @@ _V2_PROMISES = {"memory": "memory", "pids": "pids", "cpu": "cpus"}
 class CgroupFiles:
     """The file operations that control groups are made of. A test puts a tree of ordinary files in their place."""
 
+    def may_change(self, folder: Path) -> bool:
+        return os.access(folder, os.W_OK)
+
     def make(self, folder: Path) -> None:
         folder.mkdir()
 
@@ -60,6 +65,8 @@ class Group(Protocol):
         """The files into which a process writes `0` to join."""
 
     def exists(self) -> bool: ...
+
+    def can_freeze(self) -> bool: ...
 
     def freeze(self) -> None:
         """Raises EngineError when not everything in it stood still in time."""
@@ -170,6 +177,9 @@ class Cgroups:
                 missing = [each for each in _V2_PROMISES if each in offered and each not in self._enabled(folder)]
                 if missing:
                     self.files.write(folder / "cgroup.subtree_control", " ".join(f"+{each}" for each in missing))
+        if not self.files.may_change(leaf):
+            # Made by another user's host, with the same installation's name.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(leaf))
 
     def _enabled(self, folder: Path) -> list[str]:
         return self.files.read(folder / "cgroup.subtree_control").split()
@@ -199,10 +209,15 @@ class GroupVersion1:
             raise _refused(error) from error
 
     def entrances(self) -> list[str]:
-        return [str(folder / "cgroup.procs") for folder in self.folders.values()]
+        # `tasks` takes one thread, which for a shell is all there is: for a thread that moves itself the kernel takes
+        # no lock over the whole machine, while `cgroup.procs` waits some 10 ms for it, for each controller.
+        return [str(folder / "tasks") for folder in self.folders.values()]
 
     def exists(self) -> bool:
         return any(folder.exists() for folder in self.folders.values())
+
+    def can_freeze(self) -> bool:
+        return "freezer" in self.folders
 
     def freeze(self) -> None:
         state = self.folders["freezer"] / "freezer.state"
@@ -265,6 +280,9 @@ class GroupVersion2:
 
     def exists(self) -> bool:
         return self.folder.exists()
+
+    def can_freeze(self) -> bool:
+        return (self.folder / "cgroup.freeze").exists()
 
     def freeze(self) -> None:
         self.files.write(self.folder / "cgroup.freeze", "1")

