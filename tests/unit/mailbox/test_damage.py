@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hermitcrab.errors import DiskFullError, StoreDamagedError, StoreTooNewError
+from hermitcrab.mailbox import inbound as queries
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import InboundRow, OutboundRow
@@ -180,6 +181,30 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk: Path, inb
         assert len(mailbox.finish("t", [MessageId("m0")], [outbound("o")], None)) == 1
         assert mailbox.accept(inbound("after")) is not None
         assert waiting() == [*accepted[1:], "after"]
+
+
+def test_what_could_not_be_repeated_in_inbound_is_finished_all_the_same(
+    tmp_path: Path, inbound: In, outbound: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise DiskFullError("the disk is full")
+
+    with Mailbox.open(tmp_path) as mailbox:
+        for key in ("m1", "m2", "m3"):
+            mailbox.accept(inbound(key))
+        with monkeypatch.context() as patch:
+            patch.setattr(queries, "set_status", full)
+            assert len(mailbox.finish("t", [MessageId("m1")], [outbound("o")], None)) == 1
+        assert [row.id for row in mailbox.pending(limit=9)] == ["m2", "m3"]
+        assert mailbox.counts().pending == 2
+        row = mailbox.inbound("m1")
+        assert row is not None
+        assert row.status == "completed"
+        mailbox.finish("t", [MessageId("m2")], [], None)
+        assert [row.id for row in mailbox.pending(limit=9)] == ["m3"]
+    incoming = sqlite3.connect(tmp_path / "inbound.db")
+    assert incoming.execute("SELECT id FROM messages_in WHERE status = 'completed'").fetchall() == [("m1",), ("m2",)]
+    incoming.close()
 
 
 def test_once_there_is_space_again_the_open_mailbox_goes_on(small_disk: Path, inbound: In, outbound: Out) -> None:
