@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import anyio
 import pytest
 
+from hermitcrab.app import package_cache
+from hermitcrab.containers.packages import ensure_provider_packages
+from hermitcrab.errors import EngineError
 from hermitcrab.testing.engines import available_engines
 
 REQUIRED = frozenset(os.environ.get("HERMITCRAB_REQUIRE_ENGINES", "").split())
@@ -32,3 +37,20 @@ def need_engine() -> Callable[[str], Mapping[str, str]]:
         return environment
 
     return need
+
+
+@pytest.fixture(scope="session")
+def claude_packages() -> Path:
+    """The real Claude packages, installed once into the cache that hosts use too; a skip without a registry."""
+
+    async def install() -> Path:
+        folder = await ensure_provider_packages("claude", package_cache(), progress=print)
+        assert folder is not None
+        return folder
+
+    try:
+        return anyio.run(install)
+    except EngineError as error:
+        if REQUIRED:
+            pytest.fail(f"the Claude packages are required here: {error.message}")
+        pytest.skip(f"Claude packages: {error.message}")
