@@ -25,7 +25,12 @@ def mailbox(tmp_path: Path) -> Iterator[Mailbox]:
 @pytest.fixture
 def inbound() -> Callable[..., InboundRow]:
     def make(key: str, **changes: Any) -> InboundRow:
-        values = {"kind": "chat", "timestamp": TIME, "content": {"text": f"hello {key}"}, "address": CHAT}
+        values: dict[str, Any] = {
+            "kind": "chat",
+            "timestamp": TIME,
+            "content": {"text": f"hello {key}"},
+            "address": CHAT,
+        }
         return InboundRow(id=MessageId(key), **(values | changes))
 
     return make
@@ -34,7 +39,12 @@ def inbound() -> Callable[..., InboundRow]:
 @pytest.fixture
 def outbound() -> Callable[..., OutboundRow]:
     def make(key: str, **changes: Any) -> OutboundRow:
-        values = {"kind": "chat", "timestamp": TIME, "content": {"text": f"answer {key}"}, "address": CHAT}
+        values: dict[str, Any] = {
+            "kind": "chat",
+            "timestamp": TIME,
+            "content": {"text": f"answer {key}"},
+            "address": CHAT,
+        }
         return OutboundRow(id=MessageId(key), **(values | changes))
 
     return make

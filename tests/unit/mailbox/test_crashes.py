@@ -18,7 +18,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hermitcrab.mailbox import mailbox as mailbox_module
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
@@ -136,10 +135,10 @@ class MailboxLife(RuleBasedStateMachine):
             if name == self.deadly:
                 raise Died
 
-        mailbox_module.faults.point = point  # type: ignore[assignment]
+        faults.point = point
 
     def teardown(self) -> None:
-        mailbox_module.faults.point = MailboxLife.point  # type: ignore[assignment]
+        faults.point = MailboxLife.point
         for each in (*self.left_open, self.mailbox):
             each.close()
         shutil.rmtree(self.root)
