@@ -138,7 +138,7 @@ class MailboxLife(RuleBasedStateMachine):
         faults.point = point
 
     def teardown(self) -> None:
-        faults.point = MailboxLife.point
+        faults.point = MailboxLife.point  # type: ignore[assignment]
         for each in (*self.left_open, self.mailbox):
             each.close()
         shutil.rmtree(self.root)
