@@ -9,6 +9,7 @@ import anyio
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.styles import Style
 
 from hermitcrab.channels.terminal.render import plain, text_of
 from hermitcrab.cli.terminal import Terminal
@@ -25,8 +26,13 @@ class Conversation:
         self._reached = True
         self._typing_until = 0.0
         self._unsent = 0
+        self._leaving = False
         self._prompt: PromptSession[str] = PromptSession(
-            "> ", bottom_toolbar=self._toolbar, refresh_interval=1.0, enable_suspend=True
+            "> ",
+            bottom_toolbar=self._toolbar,
+            refresh_interval=1.0,
+            enable_suspend=True,
+            style=Style.from_dict({"bottom-toolbar": "noreverse ansigray"}),
         )
         self._terminal = Terminal(home, group, show=self._show, typing=self._typing, reached=self._reachable)
 
@@ -42,6 +48,7 @@ class Conversation:
                         break
                     if text.strip():
                         tasks.start_soon(self._send, text)
+                self._leaving = True
                 tasks.cancel_scope.cancel()
         if self._unsent:
             raise HermitcrabError(
@@ -72,7 +79,7 @@ class Conversation:
         self._prompt.app.invalidate()
 
     def _reachable(self, reached: bool) -> None:
-        if reached != self._reached:
+        if reached != self._reached and not self._leaving:
             self._reached = reached
             self._say("The host is back." if reached else "The host is away; waiting for it.", "ansiyellow")
 

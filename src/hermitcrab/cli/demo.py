@@ -24,7 +24,7 @@ from cyclopts import Parameter
 from hermitcrab.channels.terminal.manifest import DEFAULT_GROUP
 from hermitcrab.channels.terminal.render import one_line, text_of
 from hermitcrab.cli import outside
-from hermitcrab.cli.output import Json, console, print_json, styled
+from hermitcrab.cli.output import Json, console, print_json, print_trimmed, styled
 from hermitcrab.cli.terminal import Answer, Terminal
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HermitcrabError, NoAnswerError, sole
@@ -288,9 +288,9 @@ def _show(outcome: Outcome) -> None:
             styled(one_line(line.detail), "quiet"),
         )
     target = console()
-    target.print()
-    target.print(table)
-    target.print()
+    print()
+    print_trimmed(table)
+    print()
     wake = "unknown" if outcome.wake_ms is None else f"{outcome.wake_ms:.0f} ms"
     target.print(f"Wake (message to the runner's hello): {wake}")
     target.print(f"Roundtrip on the live link: {outcome.roundtrip_ms:.1f} ms")

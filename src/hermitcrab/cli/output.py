@@ -13,7 +13,7 @@ from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.settings.home import Home
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 PIPED_WIDTH = 10_000
 """Into a pipe, nothing is wrapped or cut."""
@@ -62,7 +62,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         table.add_column(column, overflow="fold")
     for row in shown:
         table.add_row(*(Text(each) for each in row))
-    _print_trimmed(table)
+    print_trimmed(table)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -85,7 +85,7 @@ def styled(text: str, style: Style) -> Any:
     return Text(text, style=_STYLES[style])
 
 
-def _print_trimmed(renderable: object) -> None:
+def print_trimmed(renderable: RenderableType) -> None:
     """Into a pipe without the blanks that pad a table's last column."""
     target = console()
     if target.is_terminal:

@@ -17,6 +17,9 @@ _NO_ROUTE = frozenset({"ENETUNREACH", "ENETDOWN", "EACCES", "EPERM"})
 
 _SECCOMP_FILTER = 2
 
+ENGINES_OWN_PROCESSES = 1
+"""An engine may count the process that holds the sandbox together on top of what the agent may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -55,12 +58,12 @@ def judge(facts: Mapping[str, Any], outside: Mapping[str, float | None], expecte
             "effective_capabilities",
             _is_integer(capabilities) and capabilities == 0,
             capabilities,
-            f"none in force; bounding set {_hexadecimal(facts.get('bounding_capabilities'))}",
+            f"none in force; bounding set {_hexadecimal(facts.get('bounding'))}",
         ),
         _line(
             "no_new_privs",
-            facts.get("no_new_privileges") == 1,
-            facts.get("no_new_privileges"),
+            facts.get("no_new_privs") == 1,
+            facts.get("no_new_privs"),
             "no program can gain privileges",
         ),
         _line("seccomp", seccomp == _SECCOMP_FILTER, seccomp, "a system call filter is in force"),
@@ -73,7 +76,7 @@ def judge(facts: Mapping[str, Any], outside: Mapping[str, float | None], expecte
         _line(
             "host_home_invisible",
             facts.get("host_home_visible") is False,
-            facts.get("host_home_visible"),
+            facts.get("host_home_visible") is False,
             "the host's home is not there",
         ),
         _processes(facts, expected),
@@ -97,7 +100,7 @@ def _processes(facts: Mapping[str, Any], expected: Expected) -> Line:
     count = facts.get("processes_visible")
     apart = namespace is not None and namespace != expected.host_pid_namespace
     ok = "host_pid_cmdline" in facts and seen != expected.host_cmdline and apart and _is_integer(count)
-    return _line("host_processes_invisible", ok, count, f"{count} processes visible, all of its own namespace")
+    return _line("host_processes_invisible", ok, ok, f"{count} processes visible, all of its own namespace")
 
 
 def _network(facts: Mapping[str, Any]) -> Line:
@@ -112,7 +115,12 @@ def _limits(facts: Mapping[str, Any], outside: Mapping[str, float | None], expec
     inside = inside if isinstance(inside, Mapping) else {}
     wanted = (
         ("memory", expected.memory_bytes, "bytes", (inside.get("memory"), outside.get("memory_bytes"))),
-        ("pids", expected.pids, "processes", (inside.get("pids"), outside.get("pids"))),
+        (
+            "pids",
+            expected.pids + ENGINES_OWN_PROCESSES,
+            "processes",
+            (inside.get("pids"), inside.get("nproc"), outside.get("pids")),
+        ),
         ("cpus", expected.cpus, "CPUs", (outside.get("cpus"),)),
         ("open-files", expected.open_files, "open files", (inside.get("open_files"),)),
     )
@@ -126,6 +134,8 @@ def _limit(promise: str, at_most: float, unit: str, seen: Iterable[Any], expecte
     name = f"limit_{promise.replace('-', '_')}"
     # Several places may say a limit; the lowest is the one that is felt.
     value = min((each for each in seen if _is_number(each)), default=None)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if value is not None and 0 < value <= at_most:
         return Line(name, ok=True, value=value, detail=f"at most {value:,.12g} {unit}")
     if (reason := expected.unrealized.get(promise)) is not None:

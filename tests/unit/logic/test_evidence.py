@@ -14,8 +14,8 @@ GOOD: dict[str, Any] = {
     "uid": 1000,
     "gid": 1000,
     "effective_capabilities": 0,
-    "bounding_capabilities": 0,
-    "no_new_privileges": 1,
+    "bounding": 0,
+    "no_new_privs": 1,
     "seccomp": 2,
     "root_read_only": True,
     "root_write_error": "EROFS",
@@ -66,7 +66,7 @@ def test_a_sound_sandbox_holds_in_every_line() -> None:
         ("uid", None, "uid"),
         ("effective_capabilities", 1, "effective_capabilities"),
         ("effective_capabilities", False, "effective_capabilities"),
-        ("no_new_privileges", 0, "no_new_privs"),
+        ("no_new_privs", 0, "no_new_privs"),
         ("seccomp", 0, "seccomp"),
         ("root_read_only", False, "root_read_only"),
         ("host_home_visible", True, "host_home_invisible"),
@@ -87,9 +87,7 @@ def test_each_weakness_fails_its_line(fact: str, value: object, line: str) -> No
     assert not by_name(judge({**GOOD, fact: value}, OUTSIDE, expected()))[line].ok
 
 
-@pytest.mark.parametrize(
-    "fact", sorted(set(GOOD) - {"pid", "gid", "bounding_capabilities", "root_write_error", "interfaces"})
-)
+@pytest.mark.parametrize("fact", sorted(set(GOOD) - {"pid", "gid", "bounding", "root_write_error", "interfaces"}))
 def test_what_was_not_measured_does_not_hold(fact: str) -> None:
     facts = {name: value for name, value in GOOD.items() if name != fact}
     assert any(not line.ok for line in judge(facts, OUTSIDE, expected()))
@@ -111,6 +109,11 @@ def test_a_limit_seen_inside_counts_where_the_outside_cannot_look() -> None:
     lines = by_name(judge(facts, {}, expected(cpus="x")))
     assert lines["limit_memory"].ok
     assert lines["limit_pids"].ok
+
+
+def test_a_limit_on_processes_may_count_the_one_that_holds_the_sandbox_together() -> None:
+    assert by_name(judge(GOOD, {**OUTSIDE, "pids": 257.0}, expected()))["limit_pids"].ok
+    assert not by_name(judge(GOOD, {**OUTSIDE, "pids": 258.0}, expected()))["limit_pids"].ok
 
 
 def test_what_isolates_can_never_be_excused_as_unrealized() -> None:

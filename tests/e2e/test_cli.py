@@ -1,0 +1,367 @@
+"""`crab` as people run it: real processes, a real home, bubblewrap and the echo provider where the machine has them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermitcrab.errors import HomeError
+from hermitcrab.settings.home import Home
+
+CRAB = (sys.executable, "-m", "hermitcrab.cli.main")
+READY_WITHIN_S = 30.0
+
+sandboxed = pytest.mark.usefixtures("bubblewrap")
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HERMITCRAB")}
+    return {**kept, "NO_COLOR": "1", **more}
+
+
+def crab(
+    home: Path, *words: str | bytes, stdin: bytes = b"", more: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*CRAB, "--home", str(home), *words],
+        input=stdin,
+        capture_output=True,
+        env=environment(**(more or {})),
+        check=False,
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
+
+
+@contextmanager
+def host(home: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A host that has said that it is ready."""
+    log_path = home.parent / f"{home.name}.log"
+    address = f"hermitcrab-test-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log_path.open("wb") as log:
+        ready.bind(f"\0{address}")
+        ready.settimeout(READY_WITHIN_S)
+        process = subprocess.Popen(
+            [*CRAB, "--home", str(home), "up", "--provider", "echo", *options],
+            stdout=log,
+            stderr=log,
+            env=environment(NOTIFY_SOCKET=f"@{address}"),
+        )
+        try:
+            try:
+                assert ready.recv(64) == b"READY=1"
+            except TimeoutError:
+                pytest.fail(f"the host did not come up: {log_path.read_text(errors='replace')}")
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(60)
+
+
+def one_sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The message of a command that failed as it should: no traceback, nothing on stdout, a hint."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("crab: "), done.stderr
+    assert 1 < len(lines) < 4, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def bubblewrap(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips what needs a sandbox where this machine cannot make one, with the engine's own reason."""
+    done = crab(tmp_path_factory.mktemp("doctor") / "home", "doctor", "--json")
+    for each in json.loads(done.stdout)["checks"]:
+        if each["area"] == "bubblewrap" and each["level"] == "error":
+            pytest.skip(f"bubblewrap: {each['text']}")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("running") / "home"
+    with host(home):
+        yield home
+
+
+# What is wrong on the line, in the settings, with the home.
+
+
+@pytest.mark.parametrize("words", [("up", "--bogus"), ("status", "--bogus"), ("chat", "--bogus"), ("nonsense",)])
+def test_a_wrong_flag_or_command_is_one_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert words[-1] in one_sentence(crab(tmp_path / "home", *words), 2)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[containers\n", "line 1"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"[containers]\nmemory_mbs = 1\n", "memory_mb"),
+        (b"[containers]\nmemory_mb = 'much'\n", "memory_mb"),
+        (b"[agents]\ntimezone = 'Mars/Olympus'\n", "timezone"),
+    ],
+)
+def test_settings_that_cannot_be_used_stop_the_host_before_it_begins(tmp_path: Path, text: bytes, words: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "hermitcrab.toml").write_bytes(text)
+    assert words in one_sentence(crab(home, "up"), 2)
+    assert not (home / "hermitcrab.db").exists()
+
+
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "hermitcrab.toml").mkdir(parents=True)
+    assert "hermitcrab.toml" in one_sentence(crab(home, "up"), 2)
+
+
+@pytest.mark.parametrize(("option", "known"), [("--engine", "bubblewrap"), ("--provider", "echo")])
+def test_an_unknown_engine_or_provider_names_the_known_ones(tmp_path: Path, option: str, known: str) -> None:
+    said = one_sentence(crab(tmp_path / "home", "up", option, "nonsense"), 2)
+    assert "nonsense" in said
+    assert known in said
+
+
+def test_a_home_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in one_sentence(crab(tmp_path / "file" / "home", "up"), 1)
+
+
+def test_a_home_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    mounts = f"22 1 0:20 / / rw - ext4 /dev/sda rw\n23 22 0:21 / {tmp_path} rw - nfs4 server:/x rw\n"
+    with pytest.raises(HomeError, match="nfs4") as raised:
+        Home(tmp_path / "home").prepare(mountinfo=mounts)
+    assert raised.value.hint
+    assert not (tmp_path / "home").exists()
+
+
+# Without a host.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("stop",),
+        ("chat", "hello"),
+        ("groups", "list"),
+        ("groups", "create", "x"),
+        ("sessions", "list"),
+        ("sessions", "show", "x"),
+        ("logs", "x"),
+    ],
+)
+def test_without_a_host_every_admin_command_says_how_to_start_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert "crab up" in one_sentence(crab(tmp_path / "home", *words), 2)
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_examines_a_machine_without_a_host(tmp_path: Path) -> None:
+    done = crab(tmp_path / "home", "doctor", "--json")
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if found["ok"] else 1)
+    subjects = {each["subject"] for each in found["checks"]}
+    assert {"Python", "SQLite", "disk", "home", "file system", "settings", "host", "Claude key"} <= subjects
+    assert {each["area"] for each in found["checks"]} >= {"bubblewrap", "docker", "podman"}
+    assert all(each["fix"] for each in found["checks"] if each["level"] != "ok")
+    assert not (tmp_path / "home").exists()
+
+
+def test_doctor_fails_for_an_engine_that_is_chosen_and_not_there(tmp_path: Path) -> None:
+    more = {
+        "HERMITCRAB__CONTAINERS__ENGINE": "docker",
+        "HERMITCRAB__CONTAINERS__DOCKER_SOCKET": str(tmp_path / "no.sock"),
+    }
+    done = crab(tmp_path / "home", "doctor", "--json", more=more)
+    failing = [each for each in json.loads(done.stdout)["checks"] if each["level"] == "error" and each["needed"]]
+    assert done.returncode == 1
+    assert {each["area"] for each in failing} == {"docker"}
+
+
+# With a host.
+
+
+def test_a_second_host_on_a_home_is_refused_and_names_the_first(running: Path) -> None:
+    pid = json.loads(crab(running, "status", "--json").stdout)["pid"]
+    assert str(pid) in one_sentence(crab(running, "up"), 1)
+
+
+@sandboxed
+def test_a_message_is_answered(running: Path) -> None:
+    done = crab(running, "chat", "hello there")
+    assert (done.returncode, done.stdout) == (0, "Echo: hello there\n"), done.stderr
+
+
+@sandboxed
+def test_a_message_from_a_pipe_and_in_any_script_is_answered(running: Path) -> None:
+    text = "zwei Zeilen\nund 🦀 日本"
+    assert crab(running, "chat", "-", stdin=text.encode()).stdout == f"Echo: {text}\n"
+    assert crab(running, "chat", stdin=text.encode()).stdout == f"Echo: {text}\n"
+
+
+@sandboxed
+def test_an_answer_as_json_is_one_document(running: Path) -> None:
+    done = crab(running, "chat", "--json", "hello")
+    answer = json.loads(done.stdout)
+    assert (answer["reply"], answer["failed"]) == ("Echo: hello", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "what"),
+    [
+        (("chat", "-"), b"a" * 10_000_000, "bytes"),
+        (("chat", "-"), b"a" * 300_000, "262,144"),
+        (("chat", "-"), b"a\0b", "NUL"),
+        (("chat", "-"), b"\xff\xfe", "UTF-8"),
+        (("chat", b"\xff\xfe"), b"", "UTF-8"),
+        (("chat", ""), b"", "empty"),
+        (("chat", "--group", "nobody", "x"), b"", "nobody"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_nothing_of_it_is_kept(
+    running: Path, words: tuple[str | bytes, ...], stdin: bytes, what: str
+) -> None:
+    def last_seq() -> list[int]:
+        listed = json.loads(crab(running, "sessions", "list", "--json").stdout)
+        shown = [json.loads(crab(running, "sessions", "show", each["id"], "--json").stdout) for each in listed]
+        return [each["mailbox"]["last_seq"] for each in shown]
+
+    before = last_seq()
+    assert what in one_sentence(crab(running, *words, stdin=stdin), 1 if what == "nobody" else 2)
+    assert last_seq() == before
+
+
+@sandboxed
+def test_without_an_answer_in_time_it_says_that_the_message_is_kept(running: Path) -> None:
+    done = crab(running, "chat", "--timeout", "0.5", "/sleep 3")
+    assert "kept" in one_sentence(done, 3)
+    # Whoever comes next gets it, and not as the answer to something else.
+    later = crab(running, "chat", "next")
+    assert later.stdout == "Echo: next\n"
+
+
+@sandboxed
+def test_groups_sessions_and_logs_are_shown(running: Path) -> None:
+    assert "Made group ops" in crab(running, "groups", "create", "ops", "--name", "Operations").stdout
+    assert crab(running, "chat", "--group", "ops", "hello").stdout == "Echo: hello\n"
+    assert [each["folder"] for each in json.loads(crab(running, "groups", "list", "--json").stdout)] == ["main", "ops"]
+    assert "terminal:ops" in crab(running, "groups", "show", "ops").stdout
+    sessions = json.loads(crab(running, "sessions", "list", "--group", "ops", "--json").stdout)
+    assert [each["phase"] for each in sessions] == ["ready"]
+    assert sessions[0]["id"] in crab(running, "sessions", "show", "ops").stdout
+    assert crab(running, "logs", "ops").returncode == 0
+    assert crab(running, "sessions", "stop", "ops").stdout == "Its container has ended.\n"
+    shown = json.loads(crab(running, "sessions", "show", "ops", "--json").stdout)
+    assert [each["cause"] for each in shown["certificates"]] == ["stopped"]
+    assert crab(running, "chat", "--group", "ops", "again").stdout == "Echo: again\n"
+
+
+def test_doctor_sees_the_running_host(running: Path) -> None:
+    found = json.loads(crab(running, "doctor", "--json").stdout)
+    host_check = next(each for each in found["checks"] if each["subject"] == "host")
+    assert "runs as process" in host_check["text"]
+
+
+@sandboxed
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_host_leaves_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    home = tmp_path / "home"
+    with host(home) as process:
+        assert crab(home, "chat", "hello").stdout == "Echo: hello\n"
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    said = (tmp_path / "home.log").read_text()
+    assert "Traceback" not in said
+    assert number.name in said
+    assert not (home / "run" / "control.sock").exists()
+    with host(home):
+        assert crab(home, "chat", "hello again").stdout == "Echo: hello again\n"
+
+
+def test_a_host_is_asked_to_leave(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with host(home) as process:
+        assert str(process.pid) in crab(home, "stop").stdout
+        assert process.wait(30) == 0
+
+
+@sandboxed
+def test_an_answer_survives_that_the_host_is_killed_and_started_again(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with host(home) as first:
+        assert crab(home, "chat", "hello").returncode == 0
+        chat = subprocess.Popen(
+            [*CRAB, "--home", str(home), "chat", "/sleep 2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        # The message is on disk as soon as the mailbox counts it.
+        while not json.loads(crab(home, "sessions", "show", "main", "--json").stdout)["mailbox"]["pending"]:
+            assert chat.poll() is None
+        first.kill()
+        first.wait(30)
+    with host(home):
+        out, err = chat.communicate(timeout=60)
+        assert chat.returncode == 0, err
+        assert out.count(b"Echo:") == 1, out
+        assert crab(home, "chat", "afterwards").stdout == "Echo: afterwards\n"
+
+
+@sandboxed
+def test_a_conversation_at_a_terminal(running: Path) -> None:
+    leader, follower = pty.openpty()
+    chat = subprocess.Popen(
+        [*CRAB, "--home", str(running), "chat"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment(TERM="xterm"),
+        start_new_session=True,
+    )
+    os.close(follower)
+    seen = b""
+
+    def read_until(*words: bytes) -> None:
+        """Until these were written, one after the other."""
+        nonlocal seen
+        for each in words:
+            while each not in seen:
+                assert select.select([leader], [], [], 30)[0], seen
+                data = os.read(leader, 65536)
+                if b"\x1b[6n" in data:
+                    os.write(leader, b"\x1b[1;1R")  # a terminal's answer to "where is the cursor?"
+                seen += data
+            seen = seen.partition(each)[2]
+
+    prompt_is_back = b"\x1b[?2004h"
+    try:
+        read_until(b"Talking to main", prompt_is_back)
+        os.write(leader, b"hello from a keyboard\r")
+        read_until(b"Echo: hello from a keyboard", prompt_is_back)
+        os.write(leader, b"\x04")
+        with contextlib.suppress(OSError):  # what reading gives once the other end is closed
+            read_until(b"this is never written")
+        assert chat.wait(30) == 0
+    finally:
+        chat.kill()
+        chat.wait(30)
+        os.close(leader)
