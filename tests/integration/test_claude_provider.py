@@ -87,11 +87,11 @@ async def gateway(folder: Path, model: ScriptedModel) -> AsyncIterator[None]:
             group.start_soon(pump, near, far)
             group.start_soon(pump, far, near)
 
-    async with await anyio.create_unix_listener(folder / "gateway.sock") as listener:
-        async with anyio.create_task_group() as group:
-            group.start_soon(listener.serve, relay)
-            yield
-            group.cancel_scope.cancel()
+    listener = await anyio.create_unix_listener(folder / "gateway.sock")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, relay)
+        yield
+        group.cancel_scope.cancel()
 
 
 async def test_a_message_is_answered_without_any_secret_in_the_container(stage: Setting) -> None:
@@ -303,7 +303,7 @@ async def test_a_drain_ends_the_runner_and_its_harness(stage: Setting) -> None:
         await on.host.say(frames.Drain(within_ms=10_000))
         assert await runner.wait() == 0
         assert on.host.of_kind(frames.Bye)
-        assert not Path(f"/proc/{harness}").exists()
+        assert not alive(harness)
 
 
 async def test_missing_packages_are_told_plainly(stage: Setting, tmp_path: Path) -> None:
@@ -313,6 +313,10 @@ async def test_missing_packages_are_told_plainly(stage: Setting, tmp_path: Path)
         await on.host.push(row("r2", "second"))
         await on.host.answered("r2")
         assert on.host.texts == ["I could not answer: the agent program is not installed in this container."] * 2
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def children(pid: int) -> list[int]:

@@ -57,7 +57,7 @@ class FakeHost:
         self.unanswered: set[type[frames.Frame]] = set()
         """Kinds of frames that are committed, but whose acknowledgement is lost."""
         self.refusals: dict[str, str] = {}
-        """Codes to refuse a frame with, by its id or turn."""
+        """Codes to refuse a frame with, once, by its id or turn."""
         self._stream: anyio.abc.ByteStream | None = None
         self._changed = anyio.Event()
 
@@ -116,11 +116,11 @@ class FakeHost:
             self._tell()
 
     async def _handle(self, frame: frames.Frame, stream: anyio.abc.ByteStream) -> None:
-        refused = self.refusals.pop(str(getattr(frame, "turn", None) or getattr(frame, "id", None)), None)
-        if refused is not None and not isinstance(frame, frames.Claim):
-            key = getattr(frame, "turn", None) or getattr(frame, "id", None)
-            await self._send(frames.Refused(code=refused, text="as the test wants it", id=key))
-            return
+        if not isinstance(frame, frames.Claim):
+            key = str(getattr(frame, "turn", None) or getattr(frame, "id", None))
+            if (code := self.refusals.pop(key, None)) is not None:
+                await self._send(frames.Refused(code=code, text="as the test wants it", id=key))
+                return
         answer: frames.Frame | None = None
         match frame:
             case frames.Hello():
@@ -128,7 +128,7 @@ class FakeHost:
             case frames.Claim():
                 answer = frames.Claimed(turn=frame.turn)
             case frames.Out():
-                self._commit({**frame.to_json()})
+                self._commit(frame.to_json())
                 answer = frames.Committed(id=frame.id)
             case frames.SetState():
                 self.state.pop(frame.key, None)

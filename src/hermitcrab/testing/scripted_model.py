@@ -41,10 +41,11 @@ class Say(Turn):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UseTool(Turn):
-    """A request to run a tool; its result comes with the next request."""
+    """A request to run a tool, after the words `before`; the tool's result comes with the next request."""
 
     name: str
     arguments: Mapping[str, Any]
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,8 @@ def say(*parts: str, after: anyio.Event | None = None) -> Say:
     return Say(parts=parts, after=after)
 
 
-def use_tool(name: str, arguments: Mapping[str, Any], *, after: anyio.Event | None = None) -> UseTool:
-    return UseTool(name=name, arguments=arguments, after=after)
+def use_tool(name: str, arguments: Mapping[str, Any], *, before: str = "", after: anyio.Event | None = None) -> UseTool:
+    return UseTool(name=name, arguments=arguments, before=before, after=after)
 
 
 def fail(status: int, message: str = "scripted failure", **headers: str) -> Fail:
@@ -233,11 +234,15 @@ async def _send_stream(
     await stream.send(connection.send(h11.EndOfMessage()) or b"")
 
 
-def _content(turn: Turn, number: int) -> dict[str, Any]:
+def _content(turn: Turn, number: int) -> list[dict[str, Any]]:
     if isinstance(turn, UseTool):
-        return {"type": "tool_use", "id": f"toolu_{number:08}", "name": turn.name, "input": dict(turn.arguments)}
+        words = [{"type": "text", "text": turn.before}] if turn.before else []
+        return [
+            *words,
+            {"type": "tool_use", "id": f"toolu_{number:08}", "name": turn.name, "input": dict(turn.arguments)},
+        ]
     assert isinstance(turn, Say)
-    return {"type": "text", "text": "".join(turn.parts)}
+    return [{"type": "text", "text": "".join(turn.parts)}]
 
 
 def _message(turn: Turn, model: str, number: int) -> dict[str, Any]:
@@ -246,7 +251,7 @@ def _message(turn: Turn, model: str, number: int) -> dict[str, Any]:
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": [_content(turn, number)],
+        "content": _content(turn, number),
         "stop_reason": "tool_use" if isinstance(turn, UseTool) else "end_turn",
         "stop_sequence": None,
         "usage": {"input_tokens": 10, "output_tokens": 5},
@@ -256,18 +261,18 @@ def _message(turn: Turn, model: str, number: int) -> dict[str, Any]:
 def _events(turn: Turn, model: str, number: int) -> Iterable[dict[str, Any]]:
     whole = _message(turn, model, number)
     yield {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}}
-    content = whole["content"][0]
-    if isinstance(turn, UseTool):
-        deltas: list[dict[str, Any]] = [{"type": "input_json_delta", "partial_json": json.dumps(content["input"])}]
-        content = {**content, "input": {}}
-    else:
-        assert isinstance(turn, Say)
-        deltas = [{"type": "text_delta", "text": part} for part in turn.parts]
-        content = {**content, "text": ""}
-    yield {"type": "content_block_start", "index": 0, "content_block": content}
-    for delta in deltas:
-        yield {"type": "content_block_delta", "index": 0, "delta": delta}
-    yield {"type": "content_block_stop", "index": 0}
+    for index, block in enumerate(whole["content"]):
+        if block["type"] == "tool_use":
+            empty: dict[str, Any] = {**block, "input": {}}
+            deltas = [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
+        else:
+            empty = {**block, "text": ""}
+            parts = turn.parts if isinstance(turn, Say) else (block["text"],)
+            deltas = [{"type": "text_delta", "text": part} for part in parts]
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
     yield {
         "type": "message_delta",
         "delta": {"stop_reason": whole["stop_reason"], "stop_sequence": None},

@@ -64,9 +64,9 @@ def compose(
     """The prompt for `rows`, in the order in which they came."""
     header = f'<context timezone="{escape(timezone)}" />'
     items = [_item(row, destinations, local_time) for row in rows]
-    if len(items) <= 1:
-        return "\n".join([header, *items])
-    return "\n".join([header, "<messages>", *items, "</messages>"])
+    if len(items) > 1:
+        items = ["<messages>", *items, "</messages>"]
+    return f"{header}\n" + "\n".join(items)
 
 
 def escape(text: str) -> str:
