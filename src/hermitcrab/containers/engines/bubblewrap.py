@@ -94,7 +94,12 @@ class BubblewrapEngine:
 
     async def start(self, name: str) -> None:
         _check_name(name)
-        self._watch(await self._call(partial(self._sandboxes.start, name)))
+        found = await self._call(partial(self._sandboxes.start, name))
+        if not found.runs and found.processes is not None and found.processes.supervisor is not None:
+            # Its end came before anybody could wait for it.
+            process.reap(found.processes.supervisor)
+            self._feed.publish(EngineEvent(kind="ended", name=name))
+        self._watch(found)
 
     async def freeze(self, name: str) -> None:
         found = await self._running(name)
@@ -109,16 +114,17 @@ class BubblewrapEngine:
         found = await self._find(name)
         if found is None or not found.runs:
             return
-        if not await self._end(found, signal.SIGTERM, grace_s):
+        if grace_s <= 0 or not await self._end(found, signal.SIGTERM, grace_s):
             await self._kill(found)
 
     async def remove(self, name: str) -> None:
+        gone = False
         # Once more if it was started just after it was found not to run.
-        while (found := await self._find(name)) is not None:
-            if found.runs:
+        while not gone:
+            found = await self._find(name)
+            if found is not None and found.runs:
                 await self._kill(found)
-            if await self._call(partial(self._sandboxes.forget, name)):
-                return
+            gone = await self._call(partial(self._sandboxes.forget, name))
 
     async def inspect(self, name: str) -> ContainerView | None:
         found = await self._find(name)
@@ -138,8 +144,8 @@ class BubblewrapEngine:
             yield listener
 
     async def logs(self, name: str, *, lines: int) -> list[str]:
-        found = await self._must_find(name)
-        return await self._call(partial(self._sandboxes.log, found, lines))
+        found = await self._find(name)
+        return [] if found is None else await self._call(partial(self._sandboxes.log, found, lines))
 
     async def stats(self, name: str) -> ContainerStats:
         found = await self._must_find(name)
@@ -223,6 +229,8 @@ class BubblewrapEngine:
             return None
         opened = _first_alive(processes)
         if opened is None:
+            # Whoever was just told that it runs is told that it ended.
+            self._feed.publish(EngineEvent(kind="ended", name=found.view.name))
             return None
         waited_for, descriptor = opened
         watch = _Watch(

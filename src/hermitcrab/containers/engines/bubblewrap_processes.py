@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import select
 import shutil
 import signal
 import socket
@@ -96,6 +97,24 @@ def reap(process: Process) -> None:
     """Let the kernel forget an ended process, if it was a child of ours."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
+
+
+def wait(process: Process, seconds: float) -> int | None:
+    """The exit code, or None if it has not ended in time; -1 when it is not a child of ours to tell."""
+    descriptor = open_descriptor(process)
+    if descriptor is None:
+        return -1
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return None
+    finally:
+        os.close(descriptor)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(process.pid, os.WNOHANG)[1])
+    except ChildProcessError:
+        return -1
 
 
 def pid_namespace(pid: int) -> int | None:

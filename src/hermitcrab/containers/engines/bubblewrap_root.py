@@ -6,6 +6,7 @@ in between changes nothing, and bubblewrap creates nothing through a folder that
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,8 @@ _ETC_SHARED = (
 
 _KERNEL_FOLDERS = frozenset({"proc", "dev", "sys"})
 
+_LAST_STANDARD = 2
+
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,6 +55,10 @@ class Descriptors:
     numbers: list[int] = field(default_factory=list)
 
     def keep(self, descriptor: int) -> int:
+        if descriptor <= _LAST_STANDARD:
+            # The host was started without one of its own; in the child this number is spoken for.
+            taken, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STANDARD + 1)
+            os.close(taken)
         self.numbers.append(descriptor)
         return descriptor
 

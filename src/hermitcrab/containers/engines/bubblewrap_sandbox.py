@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import resource
-import select
 import signal
 import subprocess
 import threading
@@ -14,12 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hermitcrab.containers.cgroups import Cgroups, Group
-from hermitcrab.containers.engines import bubblewrap_log, bubblewrap_root
+from hermitcrab.containers.engines import bubblewrap_log, bubblewrap_root, bubblewrap_start
 from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process
 from hermitcrab.containers.engines.bubblewrap_records import (
     LOG,
-    STATUS,
     ContainerFolder,
     Processes,
     Record,
@@ -27,13 +23,10 @@ from hermitcrab.containers.engines.bubblewrap_records import (
 )
 from hermitcrab.containers.engines.bubblewrap_usage import usage_of
 from hermitcrab.errors import EngineError, Failure
-from hermitcrab.logic import bubblewrap_arguments, seccomp
-from hermitcrab.logic.bubblewrap_arguments import INSIDE, INSIDE_WITH_PROCESS_LIMIT, LAUNCH, USER_IN_SANDBOX, Identity
+from hermitcrab.logic import bubblewrap_arguments
+from hermitcrab.logic.bubblewrap_arguments import USER_IN_SANDBOX, Identity
 from hermitcrab.model.container import ContainerSpec, ContainerStats, ContainerStatus, ContainerView, ExitRecord
 from hermitcrab.model.ids import InstallationId
-
-LAUNCH_FAILED = 125
-"""Exit code of the launcher when it could not join a control group."""
 
 NAMESPACED_PROCESS_LIMIT = (5, 14)
 """Since this kernel the process limit is counted for each user namespace, not for the user on the whole machine."""
@@ -75,6 +68,9 @@ class Sandboxes:
             if not self._is_open:
                 self.shelf.open()
                 self.cgroups.open()
+                for folder in self.shelf.all():
+                    if folder.record() is None:
+                        self._clear_damaged(folder)
                 self._is_open = True
 
     def close(self) -> None:
@@ -122,9 +118,14 @@ class Sandboxes:
         self.shelf.create(spec)
 
     def find(self, name: str) -> Found | None:
-        """None when there is none of that name, or it is another installation's."""
+        """None when there is none of that name. Raises `name-in-use` when it is another installation's."""
         folder = self.shelf.find(name)
-        return None if folder is None else self._look(folder)
+        record = None if folder is None else folder.record()
+        if folder is None or record is None:
+            return None
+        if record.spec.installation != self.installation:
+            raise EngineError(Failure.NAME_IN_USE, f"The container {name} is not one of this installation")
+        return self._look(folder)
 
     def must_find(self, name: str) -> Found:
         found = self.find(name)
@@ -145,7 +146,9 @@ class Sandboxes:
                 self._start(found.folder, found.record)
             elif not self._look_started(found).runs:
                 raise EngineError(
-                    Failure.UNKNOWN, f"The container {name} has ended already", hint="Remove it and create another one."
+                    Failure.STARTED_THEN_DIED,
+                    f"The container {name} has ended already",
+                    hint="Remove it and create another one.",
                 )
         return self.must_find(name)
 
@@ -153,7 +156,7 @@ class Sandboxes:
         """Start one that ends by itself, and return its exit code."""
         found = self.start(name)
         if found.processes is not None and found.processes.supervisor is not None:
-            _wait(found.processes.supervisor, _END_S)
+            process.wait(found.processes.supervisor, _END_S)
         self.end(found, signal.SIGKILL)
         return found.folder.status().exit_code
 
@@ -204,6 +207,9 @@ class Sandboxes:
         with folder.locked() as is_there:
             if not is_there:
                 return True
+            if folder.record() is None:
+                self._clear_damaged(folder)
+                return True
             found = self._look(folder, is_locked=True)
             if found is None:
                 # Another installation's, which is none of our business.
@@ -217,9 +223,13 @@ class Sandboxes:
         return True
 
     def usage(self, found: Found) -> ContainerStats:
+        counted = ContainerStats(memory_bytes=None, cpu_s=None, pids=None)
+        if not found.runs:
+            return counted
         group = self._group(found)
-        counted = ContainerStats(memory_bytes=None, cpu_s=None, pids=None) if group is None else group.usage()
-        if None not in {counted.memory_bytes, counted.cpu_s, counted.pids} or not found.runs:
+        if group is not None:
+            counted = group.usage()
+        if None not in {counted.memory_bytes, counted.cpu_s, counted.pids}:
             return counted
         namespace = found.folder.status().pid_namespace
         summed = usage_of(each.pid for each in process.members(namespace)) if namespace is not None else counted
@@ -236,66 +246,27 @@ class Sandboxes:
             return []
 
     def _start(self, folder: ContainerFolder, record: Record) -> None:
-        spec = record.spec
-        bubblewrap = process.bubblewrap()
-        group = self.cgroups.group(spec.name)
-        with bubblewrap_root.descriptors() as opened:
-            identity = self._identity(spec)
-            steps = bubblewrap_root.steps(spec, identity.uid, identity.gid, opened)
-            status = opened.keep(folder.open_new(STATUS, os.O_WRONLY))
-            log = opened.keep(folder.open_new(LOG, os.O_WRONLY | os.O_APPEND))
-            program = seccomp.filter_bytes(platform.machine(), spec.hardening)
-            told = bubblewrap_arguments.arguments(
-                steps=steps,
-                identity=identity,
-                env=spec.env,
-                hostname=spec.name,
-                workdir=spec.workdir,
-                status=status,
-                seccomp=None if program is None else opened.data(program),
-            )
-            # Surrogates stand for bytes that are no UTF-8, as everywhere in this interpreter.
-            words = opened.data(b"".join(os.fsencode(each) + b"\0" for each in told))
-            if group is not None:
-                group.make(spec.limits)
-            boot = process.boot_id()
-            folder.write_processes(Processes(boot))
-            open_files = min(spec.limits.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-            inside = (
-                [INSIDE_WITH_PROCESS_LIMIT, str(spec.limits.pids)] if self.limits_processes_inside else [INSIDE, "sh"]
-            )
-            supervisor, is_ready = process.start(
-                [
-                    *("/bin/sh", "-c", LAUNCH, str(open_files), *(group.entrances() if group else ()), "--"),
-                    # The superuser's groups would otherwise come along.
-                    *(("setpriv", "--clear-groups", "--") if self.superuser else ()),
-                    *(bubblewrap, "--args", str(words), "--", "/bin/sh", "-c", *inside, *spec.argv),
-                ],
-                container=record.id,
-                user_namespace=self._shared_user_namespace() if self.superuser else None,
-                log=log,
-                inherited=[each for each in opened.numbers if each != log],
-            )
-        if not is_ready:
-            self._give_up(folder, record, supervisor, boot)
-        status_now = folder.status()
-        main = None if status_now.main_pid is None else process.identify(status_now.main_pid)
-        folder.write_processes(Processes(boot, supervisor, main))
-
-    def _give_up(self, folder: ContainerFolder, record: Record, supervisor: Process, boot: str) -> None:
-        """Say why a sandbox could not be set up, when nothing of it is left."""
-        exit_code = _wait(supervisor, _END_S)
-        if exit_code is None:
-            for each in process.marked(record.id):
-                process.send(each, signal.SIGKILL)
-            _wait(supervisor, _END_S)
-        folder.write_processes(Processes(boot, supervisor, None))
-        last = bubblewrap_log.tail(str(folder.path / LOG), 1)
-        raise EngineError(
-            Failure.RESOURCES_EXHAUSTED if exit_code == LAUNCH_FAILED else Failure.UNKNOWN,
-            f"The sandbox {record.spec.name} could not be set up",
-            hint=f"Its set-up said: {last[0]}" if last else "`crab doctor` tries out whether this machine can do it.",
+        bubblewrap_start.start(
+            folder,
+            record,
+            identity=self._identity(record.spec),
+            user_namespace=self._shared_user_namespace() if self.superuser else None,
+            group=self.cgroups.group(record.spec.name),
+            limits_processes_inside=self.limits_processes_inside,
         )
+
+    def _clear_damaged(self, folder: ContainerFolder) -> None:
+        """End and remove a container whose record cannot be read any more: nobody could ever adopt it."""
+        processes = folder.processes()
+        if processes is not None and processes.boot == process.boot_id():
+            for each in (processes.main, processes.supervisor):
+                if each is not None:
+                    process.send(each, signal.SIGKILL)
+                    process.wait(each, _END_S)
+        group = self.cgroups.group(folder.name)
+        if group is not None:
+            group.remove()
+        self.shelf.forget(folder)
 
     def _look(self, folder: ContainerFolder, *, is_locked: bool = False) -> Found | None:
         record = folder.record()
@@ -387,18 +358,3 @@ class Sandboxes:
             if self._user_namespace is None:
                 self._user_namespace = process.user_namespace()
             return self._user_namespace
-
-
-def _wait(child: Process, seconds: float) -> int | None:
-    """The exit code of a child of ours, or None if it has not ended in time."""
-    descriptor = process.open_descriptor(child)
-    if descriptor is None:
-        return -1
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        if not poll.poll(seconds * 1000):
-            return None
-    finally:
-        os.close(descriptor)
-    return os.waitstatus_to_exitcode(os.waitpid(child.pid, os.WNOHANG)[1])
