@@ -186,3 +186,15 @@ async def test_a_host_that_leaves_ends_its_containers_and_nothing_else(
         assert container.status is ContainerStatus.RUNNING
         async with host_on(tmp_path / "home", engine, **options) as (host, _):
             assert await host.engine.containers() == []
+
+
+async def test_the_quietest_container_makes_room_for_another(
+    engine: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    async with host_on(tmp_path / "home", engine, max_running=2, **options) as (host, channel):
+        addresses = [(await add_chat(host, f"chat-{number}"))[1] for number in range(3)]
+        for number, address in enumerate(addresses):
+            assert await answer(host, channel, address, f"m-{number}", f"hello {number}") == f"Echo: hello {number}"
+        assert len(await host.engine.containers()) == 2
+        assert await answer(host, channel, addresses[0], "again", "still here?") == "Echo: still here?"
+        assert len(await host.engine.containers()) == 2

@@ -47,6 +47,7 @@ COMMANDS = (
     Command("logs", "logs:logs", "What a session's container wrote"),
     Command("doctor", "doctor:doctor", "Check every precondition, each with its fix"),
     Command("config show", "config:show", "Every setting, and where its value comes from"),
+    Command("image build", "image:build", "Make the agent image of Docker and Podman"),
     Command("demo", "demo:demo", "One message answered by an agent in a sandbox, with evidence from inside"),
     Command("bench roundtrip", "bench:roundtrip", "Time of a message through a live link"),
     Command("bench wake", "bench:wake", "Time of a cold start, next to the engine's own"),
@@ -57,6 +58,7 @@ FAMILIES = {
     "groups": "Agent groups",
     "sessions": "Conversations and their containers",
     "config": "Settings",
+    "image": "Agent images",
     "bench": "Benchmarks",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from typing import Annotated
@@ -23,6 +24,8 @@ from hermitcrab.settings.load import load
 NOTIFY_SOCKET = "NOTIFY_SOCKET"
 """Set by whoever wants to be told when the host is ready: a service manager, or `crab demo`."""
 
+DESCRIPTORS = 65_536
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,6 +40,7 @@ async def up(
 ) -> int:
     """Run the host in the foreground until it gets SIGTERM or SIGINT. A second signal ends it at once."""
     home.prepare()
+    _allow_many_descriptors()
     with HomeLock(home):
         settings = load(home.path, {"containers.engine": engine, "agents.provider": provider})
         configure_logs(level=settings.logs.level, format=settings.logs.format)
@@ -58,6 +62,14 @@ async def up(
             log.info("host.leaving", reason=reason)
     log.info("host.gone")
     return 0
+
+
+def _allow_many_descriptors() -> None:
+    """Each live session takes a handful of descriptors; the usual soft limit is for programs of another kind."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _until_asked_to_leave(host: Host) -> str:

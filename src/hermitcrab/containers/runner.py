@@ -25,6 +25,7 @@ from hermitcrab.containers.exchange import Outward
 from hermitcrab.containers.materials import session_folders
 from hermitcrab.containers.slot import SessionView, Slot, Told, WakeOutcome
 from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.watch import Watch, least_recently_active
 from hermitcrab.errors import ConflictError, EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.logic import retry
 from hermitcrab.logic.ending import Ending, explain
@@ -41,12 +42,6 @@ from hermitcrab.settings.model import Settings
 from hermitcrab.store import agent_groups, sessions
 from hermitcrab.store.database import Store
 from hermitcrab_wire import frames
-
-SWEEP_INTERVAL_S = 5.0
-"""How often live sessions are looked over for silence and quiet. Work is by live containers, not by sessions."""
-
-SILENT_AFTER_S = 30.0
-"""Six missed beats: the runner's own timer beats whatever the provider does."""
 
 OFFENCES_AT_MOST = 3
 """Broken contracts on a link before the container is ended."""
@@ -77,6 +72,8 @@ class ContainerRunner:
         self._by_name: dict[str, SessionId] = {}
         self._receiving: Counter[SessionId] = Counter()
         self._admission = anyio.Semaphore(settings.containers.concurrent_starts)
+        self._room = anyio.Event()
+        """Set and replaced at each end, for starts that wait for room."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._unrealized: tuple[str, ...] = ()
         self._last_timings: dict[SessionId, dict[str, float]] = {}
@@ -93,8 +90,9 @@ class ContainerRunner:
                     self._unrealized = tuple(sorted(capabilities.unrealized))
                 except EngineError as error:
                     log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
+                watch = Watch(self._engine, self._settings.containers, self._slots, self._stop, self._unrealized)
                 await tasks.start(self._follow_engine)
-                tasks.start_soon(self._sweep)
+                tasks.start_soon(watch.run)
                 task_status.started()
         finally:
             self._tasks = None
@@ -289,13 +287,15 @@ class ContainerRunner:
         """One attempt, from claim to hello. Runs in the runner's own tasks: a caller's cancellation ends no start."""
         began = time.monotonic()
         try:
-            async with self._admission, slot.lock:
-                if slot.life.phase is Phase.READY:
-                    slot.outcome = WakeOutcome(kind="live")
-                    return
-                await self._starter.start(slot, self._outward(slot), began)
-                self._last_timings[slot.session.id] = dict(slot.timings)
-                slot.outcome = WakeOutcome(kind="started")
+            async with self._admission:
+                await self._make_room()
+                async with slot.lock:
+                    if slot.life.phase is Phase.READY:
+                        slot.outcome = WakeOutcome(kind="live")
+                        return
+                    await self._starter.start(slot, self._outward(slot), began)
+                    self._last_timings[slot.session.id] = dict(slot.timings)
+                    slot.outcome = WakeOutcome(kind="started")
         except (HermitcrabError, OSError) as error:
             slot.outcome = await self._failed_start(slot, error)
         finally:
@@ -304,6 +304,16 @@ class ContainerRunner:
             if slot.starting is not None:
                 slot.starting.set()
             slot.starting = None
+
+    async def _make_room(self) -> None:
+        """With as many containers as may be, end the one that has been quiet longest; if all work, wait for one."""
+        most = self._settings.containers.max_running
+        while len(live := [slot for slot in self._slots.values() if slot.life.phase in LIVE]) >= most:
+            room, idle = self._room, least_recently_active(live)
+            if idle is not None:
+                await self._stop(idle, "quiet")
+            else:
+                await room.wait()
 
     def _outward(self, slot: Slot) -> Outward:
         session = slot.session
@@ -416,6 +426,8 @@ class ContainerRunner:
             await self._ender.bury(slot, ending, record)
             slot.take(Signal.ENDED, generation)
             self._told.resting(slot.session)
+        self._room.set()
+        self._room = anyio.Event()
         await self._after_end(slot, ending)
 
     async def _after_end(self, slot: Slot, ending: Ending) -> None:
@@ -481,38 +493,6 @@ class ContainerRunner:
             slot.timings["thaw"] = (time.monotonic() - began) * 1000
             self._last_timings[slot.session.id] = dict(slot.timings)
         return WakeOutcome(kind="thawed")
-
-    async def _sweep(self) -> None:
-        while True:
-            slept = time.monotonic()
-            await anyio.sleep(SWEEP_INTERVAL_S)
-            late = time.monotonic() - slept > 3 * SWEEP_INTERVAL_S
-            for slot in list(self._slots.values()):
-                # After a pause of the host itself, every runner looks silent; it gets one interval to beat.
-                if not late and self._tasks is not None:
-                    self._tasks.start_soon(self._look_over, slot)
-
-    async def _look_over(self, slot: Slot) -> None:
-        exchange, now = slot.exchange, time.monotonic()
-        containers = self._settings.containers
-        if exchange is None or slot.lock.locked():
-            return
-        quiet_s = now - slot.active_at
-        if slot.life.phase is Phase.READY:
-            if now - exchange.pulse.at > SILENT_AFTER_S:
-                await self._stop(slot, "hung")
-            elif exchange.outstanding == 0 and exchange.pulse.activity == "idle":
-                if quiet_s > containers.quiet_before_stop_s:
-                    await self._stop(slot, "quiet")
-                elif quiet_s > containers.quiet_before_freeze_s and "freeze" not in self._unrealized:
-                    await self._freeze(slot)
-        elif slot.life.phase is Phase.FROZEN and quiet_s > containers.quiet_before_stop_s:
-            await self._stop(slot, "quiet")
-
-    async def _freeze(self, slot: Slot) -> None:
-        async with slot.lock:
-            if slot.life.phase is Phase.READY and slot.take(Signal.QUIET):
-                await self._engine.freeze(slot.name)
 
     def _view(self, slot: Slot) -> SessionView:
         pulse = slot.exchange.pulse if slot.exchange is not None else None
