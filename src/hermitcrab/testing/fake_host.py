@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -59,6 +60,8 @@ class FakeHost:
         self.refusals: dict[str, str] = {}
         """Codes to refuse a frame with, once, by its id or turn."""
         self._stream: anyio.abc.ByteStream | None = None
+        """The link's. There may be older ones whose end has not been noticed."""
+        self._streams: list[anyio.abc.ByteStream] = []
         self._changed = anyio.Event()
 
     @property
@@ -78,16 +81,19 @@ class FakeHost:
         for row in rows:
             self.rows[row["id"]] = dict(row)
         if self._stream is not None:
-            await self._send(frames.Inbound(rows=[dict(row) for row in rows]))
+            await _send(self._stream, frames.Inbound(rows=[dict(row) for row in rows]))
 
     async def say(self, frame: frames.Frame) -> None:
-        await self._send(frame)
+        assert self._stream is not None, "no runner is connected"
+        await _send(self._stream, frame)
 
     async def cut(self) -> None:
-        """Break the link. The runner may dial again."""
+        """Break the link. What was on its way is lost; the runner may dial again."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            await stream.aclose()
+            # Its own task hears of it, and closes it: a stream is not to be closed while another task waits on it.
+            stream.extra(anyio.abc.SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)
+            await self.until(lambda _host: stream not in self._streams)
 
     async def until(self, condition: Callable[[FakeHost], bool]) -> None:
         """Wait for something to become true of this host. The test's own timeout is the deadline."""
@@ -98,11 +104,14 @@ class FakeHost:
         await self.until(lambda host: all(key in host.done for key in ids))
 
     async def _serve(self, stream: anyio.abc.ByteStream) -> None:
+        self._streams.append(stream)
         buffer = LineBuffer()
         try:
             while True:
                 for line in buffer.feed(await stream.receive(_READ_BYTES)):
                     frame = frames.parse(decode(line), frames.FROM_RUNNER)
+                    if stream is not self._stream and not isinstance(frame, frames.Hello):
+                        continue
                     self.received.append(frame)
                     if type(frame) not in self.withheld:
                         await self._handle(frame, stream)
@@ -110,16 +119,17 @@ class FakeHost:
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
         finally:
+            self._streams.remove(stream)
             if self._stream is stream:
                 self._stream = None
-            await stream.aclose()
             self._tell()
+            await stream.aclose()
 
     async def _handle(self, frame: frames.Frame, stream: anyio.abc.ByteStream) -> None:
         if not isinstance(frame, frames.Claim):
             key = str(getattr(frame, "turn", None) or getattr(frame, "id", None))
             if (code := self.refusals.pop(key, None)) is not None:
-                await self._send(frames.Refused(code=code, text="as the test wants it", id=key))
+                await _send(stream, frames.Refused(code=code, text="as the test wants it", id=key))
                 return
         answer: frames.Frame | None = None
         match frame:
@@ -144,14 +154,15 @@ class FakeHost:
             case _:
                 pass
         if answer is not None and type(frame) not in self.unanswered:
-            await self._send(answer)
+            await _send(stream, answer)
 
     async def _greet(self, hello: frames.Hello, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
         if hello.generation != self.generation:
-            await self._send(frames.Refused(code="stale-generation", text="another generation has this socket"))
+            await _send(stream, frames.Refused(code="stale-generation", text="another generation has this socket"))
             return
-        await self._send(
+        await _send(
+            stream,
             frames.Welcome(
                 protocol=PROTOCOL,
                 generation=self.generation,
@@ -159,25 +170,25 @@ class FakeHost:
                 config=self.config,
                 destinations=self.destinations,
                 state=dict(self.state),
-            )
+            ),
         )
         held = set(hello.holds) if hello.resumes else set()
         waiting = [row for key, row in self.rows.items() if key not in self.done and key not in held]
         if waiting:
-            await self._send(frames.Inbound(rows=waiting))
+            await _send(stream, frames.Inbound(rows=waiting))
 
     def _commit(self, out: Mapping[str, Any]) -> None:
         said = {key: value for key, value in out.items() if key != "type"}
         known = self.outs.setdefault(said["id"], said)
         assert known["content"] == said["content"], "one id for two different things said"
 
-    async def _send(self, frame: frames.Frame) -> None:
-        assert self._stream is not None, "no runner is connected"
-        await self._stream.send(encode(frame.to_json()))
-
     def _tell(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+async def _send(stream: anyio.abc.ByteStream, frame: frames.Frame) -> None:
+    await stream.send(encode(frame.to_json()))
 
 
 @asynccontextmanager

@@ -153,7 +153,7 @@ class ScriptedModel:
             await _send_json(connection, stream, 200, {"input_tokens": 10})
             return
         if not (request.method == "POST" and request.path.partition("?")[0].endswith("/v1/messages")):
-            await _send_json(connection, stream, 200, {})
+            await _send_json(connection, stream, 200, {}, without_body=request.method == "HEAD")
             return
         turn = self._next_turn(request)
         if turn.after is not None:
@@ -216,11 +216,14 @@ async def _send_json(
     status: int,
     body: object,
     headers: Mapping[str, str] | None = None,
+    *,
+    without_body: bool = False,
 ) -> None:
     content = json.dumps(body).encode()
     lines = [("content-type", "application/json"), ("content-length", str(len(content))), *(headers or {}).items()]
     await stream.send(connection.send(h11.Response(status_code=status, headers=lines)) or b"")
-    await stream.send((connection.send(h11.Data(data=content)) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    data = b"" if without_body else connection.send(h11.Data(data=content)) or b""
+    await stream.send(data + (connection.send(h11.EndOfMessage()) or b""))
 
 
 async def _send_stream(

@@ -10,10 +10,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hermitcrab_runner.commands import CLEAR, command_of
-from hermitcrab_runner.digest import turn_id
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.outs import Outbox
@@ -21,6 +20,7 @@ from hermitcrab_runner.providers import base
 from hermitcrab_runner.reply import Reply, clean, parse_reply
 from hermitcrab_runner.rows import Row, parse_row
 from hermitcrab_runner.surroundings import Surroundings
+from hermitcrab_runner.turn_state import TOOL_GRACE_S, Group, Tool, TurnState
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.limits import INBOUND_WINDOW, MAX_IDS_IN_A_FRAME
 
@@ -31,8 +31,6 @@ host's window, and the row that triggers would never come."""
 _DONE_AT_MOST = 4 * INBOUND_WINDOW
 _REASON_CHARACTERS_AT_MOST = 500
 _LOG_CHARACTERS_AT_MOST = 2000
-_TOOL_GRACE_S = 30.0
-"""A tool that runs this much longer than it said is interrupted (law 9)."""
 
 
 class Tick:
@@ -41,43 +39,6 @@ class Tick:
 
 class Terminated:
     """The container is asked to end."""
-
-
-class _Group:
-    """Rows that were given to the provider as one prompt, and are completed together."""
-
-    __slots__ = ("corrected", "outbox", "rows", "turn")
-
-    def __init__(self, rows: tuple[Row, ...], outbox: Outbox) -> None:
-        self.turn = turn_id(rows[0].id)
-        self.rows = rows
-        self.outbox = outbox
-        self.corrected = False
-        """The model was told that it addressed nobody."""
-
-    @property
-    def ids(self) -> list[str]:
-        return [row.id for row in self.rows]
-
-
-class _Tool(NamedTuple):
-    name: str
-    until: float | None
-
-
-class _State:
-    def __init__(self) -> None:
-        self.waiting: list[Row] = []
-        """Received and not claimed, oldest first."""
-        self.asked: dict[str, _Group] = {}
-        """Claimed and not answered, by the key of their prompt."""
-        self.finishing: dict[str, _Group] = {}
-        """Completed, but the host has not said yet that it is on disk; by turn."""
-        self.done: dict[str, None] = {}
-        self.tools: dict[str, _Tool] = {}
-        self.waits: base.Waiting | None = None
-        self.waits_until = 0.0
-        self.drain_until: float | None = None
 
 
 class TurnLoop:
@@ -100,7 +61,7 @@ class TurnLoop:
         self._surroundings = surroundings
         self._ask = ask
         self._clock = clock
-        self._state = _State()
+        self._state = TurnState()
         self._numbers = itertools.count(1)
         self._draining = False
         self.held: dict[str, None] = {} if held is None else held
@@ -111,10 +72,7 @@ class TurnLoop:
     @property
     def deadline(self) -> float | None:
         """When `handle(Tick())` is due, on the clock."""
-        times = [tool.until + _TOOL_GRACE_S for tool in self._state.tools.values() if tool.until is not None]
-        if self._state.drain_until is not None:
-            times.append(self._state.drain_until)
-        return min(times, default=None)
+        return self._state.deadline
 
     def handle(self, item: frames.Frame | base.Event | Tick | Terminated) -> None:
         """Take in one thing that happened, and do what follows from it."""
@@ -143,7 +101,7 @@ class TurnLoop:
             case _:
                 self._provider_event(item)
         self._begin_what_can()
-        self._show(self._pulse())
+        self._show(self._state.pulse(draining=self._draining))
         if self._draining and not (self._state.asked or self._state.finishing or self._unacknowledged()):
             self._leave("drained")
 
@@ -191,7 +149,7 @@ class TurnLoop:
             del self._state.finishing[refused.id]
             self._forget_rows(group)
 
-    def _forget_rows(self, group: _Group) -> None:
+    def _forget_rows(self, group: Group) -> None:
         for key in group.ids:
             self.held.pop(key, None)
             self._state.done[key] = None
@@ -236,13 +194,13 @@ class TurnLoop:
         plain = "\n".join(row.text for row in rows if row.trigger)
         self._ask_provider(group, text, plain)
 
-    def _claim(self, rows: tuple[Row, ...]) -> _Group:
-        group = _Group(rows, Outbox(rows, self._surroundings.destinations))
+    def _claim(self, rows: tuple[Row, ...]) -> Group:
+        group = Group(rows, Outbox(rows, self._surroundings.destinations))
         self._send(frames.Claim(turn=group.turn, ids=group.ids))
         faults.point("runner.claimed")
         return group
 
-    def _ask_provider(self, group: _Group, text: str, plain: str) -> None:
+    def _ask_provider(self, group: Group, text: str, plain: str) -> None:
         key = f"{group.turn}-{next(self._numbers)}"
         self._state.asked[key] = group
         self._provider.ask(base.Prompt(key, text, plain))
@@ -285,7 +243,7 @@ class TurnLoop:
                 self._remember(None)
             case base.ToolBegan():
                 until = None if event.timeout_s is None else self._clock() + event.timeout_s
-                state.tools[event.key] = _Tool(clean(event.name)[:200], until)
+                state.tools[event.key] = Tool(clean(event.name)[:200], until)
             case base.ToolEnded():
                 state.tools.pop(event.key, None)
             case base.Waiting():
@@ -307,7 +265,7 @@ class TurnLoop:
         if key is not None:
             self._send(frames.SetState(id=f"{key}-{self._surroundings.unique()}", key=key, value=continuation))
 
-    def _take(self, keys: Sequence[str]) -> _Group | None:
+    def _take(self, keys: Sequence[str]) -> Group | None:
         """The groups of these prompts as one, under the turn of the oldest. They are no longer asked."""
         asked = self._state.asked
         found = [asked.pop(key) for key in list(asked) if key in keys]
@@ -363,14 +321,14 @@ class TurnLoop:
             outbox.say(said.to, said.text)
         self._send_all(outbox.flush(keep=0))
 
-    def _fail(self, group: _Group, failed: base.Failed) -> None:
+    def _fail(self, group: Group, failed: base.Failed) -> None:
         reason = clean(failed.reason)[:_REASON_CHARACTERS_AT_MOST]
         note("turn.failed", turn=group.turn, reason=reason)
         text = "I was stopped before I had finished this." if failed.cancelled else f"I could not answer: {reason}."
         group.outbox.say(None, text)
         self._complete(group, failed=reason)
 
-    def _complete(self, group: _Group, failed: str | None = None) -> None:
+    def _complete(self, group: Group, failed: str | None = None) -> None:
         faults.point("runner.answered")
         self._send_all(group.outbox.flush())
         self._state.finishing[group.turn] = group
@@ -378,7 +336,7 @@ class TurnLoop:
         if len(ids) < len(
             group.rows
         ):  # Several prompts that one result answered may have more rows than a frame may name.
-            self._complete(_Group(group.rows[len(ids) :], Outbox((), ())), failed)
+            self._complete(Group(group.rows[len(ids) :], Outbox((), ())), failed)
             group.rows = group.rows[: len(ids)]
         self._send(frames.Complete(turn=group.turn, ids=ids, outs=group.outbox.rest(), failed=failed))
         faults.point("runner.completing")
@@ -395,7 +353,7 @@ class TurnLoop:
     def _check_time(self) -> None:
         now = self._clock()
         for key, tool in list(self._state.tools.items()):
-            if tool.until is not None and now >= tool.until + _TOOL_GRACE_S:
+            if tool.until is not None and now >= tool.until + TOOL_GRACE_S:
                 note("tool.stalled", tool=tool.name)
                 del self._state.tools[key]
                 self._provider.interrupt()
@@ -412,15 +370,3 @@ class TurnLoop:
         if not self.finished:
             self.finished = True
             self._send(frames.Bye(reason=f"{reason}; {len(self.held)} rows given back" if self.held else reason))
-
-    def _pulse(self) -> Pulse:
-        state = self._state
-        if state.asked and state.waits is not None:
-            return Pulse("rate-limited", state.waits.detail, state.waits_until)
-        if state.asked and state.tools:
-            # Of several tools, the one that may take longest tells how long to wait.
-            tool = max(state.tools.values(), key=lambda each: each.until or 0.0)
-            return Pulse("tool", tool.name, tool.until)
-        if self._draining:
-            return Pulse("draining", None, state.drain_until)
-        return Pulse("thinking" if state.asked else "idle")

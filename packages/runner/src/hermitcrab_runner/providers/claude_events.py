@@ -143,7 +143,7 @@ class Translator:
         status, attempt, delay_ms = data.get("error_status"), data.get("attempt"), data.get("retry_delay_ms")
         note("claude.retry", status=status, attempt=attempt, delay_ms=delay_ms)
         if status in _HOPELESS_STATUSES and isinstance(attempt, int) and attempt >= _HOPELESS_AFTER:
-            self._interrupt_due = self._hopeless is None
+            self._interrupt_due = self._interrupt_due or self._hopeless is None
             self._hopeless = _HOPELESS_STATUSES[status]
         yield Waiting(f"HTTP {status}", delay_ms / 1000 if isinstance(delay_ms, (int, float)) else 0.0)
 
