@@ -144,11 +144,11 @@ async def open_host(
         engine = open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
         mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
-        gateway = await stack.enter_async_context(Gateway(gateway_routes(settings)))
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
         deliverer = Deliverer(store, mailboxes, channels)
         notices = Notices(store, mailboxes, deliverer, channels)
+        gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)
         is_bubblewrap = settings.containers.engine == "bubblewrap"
         desk = MaterialsDesk(home, uid=uid, gid=gid)

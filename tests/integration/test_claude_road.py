@@ -142,3 +142,17 @@ async def test_a_model_that_refuses_is_told_to_the_chat(
         _, delivery = await channel.answer_to(receipt.row_ids[0])
         assert delivery.content["text"]
         assert KEY not in delivery.content["text"]
+
+
+async def test_a_missing_key_is_told_to_the_chat_and_the_message_is_not_lost(
+    engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with claude_on(tmp_path / "home", engine, options, [words("never said")], monkeypatch) as (host, channel, _):
+        monkeypatch.delenv("HERMITCRAB_TEST_MODEL_KEY")
+        _, address = await add_chat(host, "chat")
+        await say(host, address, "one", "Hello?")
+        with anyio.fail_after(90):
+            while len(channel.delivered) < 2:
+                await channel.next_delivery()
+        texts = [delivery.content["text"] for _, delivery in channel.delivered.values()]
+        assert any("HERMITCRAB_TEST_MODEL_KEY is not set" in text for text in texts)

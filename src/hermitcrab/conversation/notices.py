@@ -14,10 +14,11 @@ from hermitcrab.channels.base import Channel
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.errors import ChannelError, HermitcrabError
 from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.container import Finding
 from hermitcrab.model.ids import MessageId, SessionId, new_id
 from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import messaging_groups
+from hermitcrab.store import messaging_groups, sessions
 from hermitcrab.store.database import Store
 
 TYPING_INTERVAL_S = 4.0
@@ -51,6 +52,16 @@ class Notices:
     def resting(self, session: Session) -> None:
         """The session's container is gone."""
         self._typed_at.pop(session.id, None)
+
+    def finding(self, session_id: SessionId, finding: Finding) -> None:
+        """Something of the gateway's that the people of a session should know. Returns at once."""
+        if self._tasks is not None:
+            self._tasks.start_soon(self._tell_finding, session_id, f"{finding.text[:1].upper()}{finding.text[1:]}.")
+
+    async def _tell_finding(self, session_id: SessionId, text: str) -> None:
+        session = await self._store.read(lambda connection: sessions.by_id(connection, session_id))
+        if session is not None:
+            await self.trouble(session, text)
 
     async def trouble(self, session: Session, text: str) -> None:
         """One sentence to the session's chat, kept and delivered like the agent's own words. Never raises."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Never
 
 from hermitcrab.errors import SettingsError
+from hermitcrab.observe.logs import redactor
 
 MIN_KEY_CHARACTERS = 8
 """A shorter word cannot be told from ordinary text, so that answers could not be scrubbed of it."""
@@ -79,6 +80,7 @@ class KeySource:
                 text=f"{self} does not hold a key",
                 fix=f"It must be one word of at least {MIN_KEY_CHARACTERS} visible ASCII characters.",
             )
+        redactor.register(found)
         return Secret(found)
 
     def __str__(self) -> str:
