@@ -17,16 +17,7 @@ from hermitcrab.testing.fake_host import FakeHost, fake_host, row, running_runne
 from hermitcrab.testing.scripted_model import Request, Script, ScriptedModel, Turn, fail, say, scripted_model, use_tool
 from hermitcrab_wire import frames
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = Path(os.environ.get("HERMITCRAB_TEST_CLAUDE_PACKAGES", REPOSITORY / ".cache/providers/claude"))
-
-pytestmark = [
-    pytest.mark.claude,
-    pytest.mark.skipif(
-        not (PACKAGES / "claude_agent_sdk").is_dir(),
-        reason=f"no Claude packages in {PACKAGES}; set HERMITCRAB_TEST_CLAUDE_PACKAGES to a folder that has them",
-    ),
-]
+pytestmark = [pytest.mark.claude, pytest.mark.timeout(180)]
 
 MAIN = {"name": "main", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
 FAMILY = {"name": "family", "type": "channel", "channel_type": "terminal", "platform_id": "family"}
@@ -35,8 +26,9 @@ FAMILY = {"name": "family", "type": "channel", "channel_type": "terminal", "plat
 class Stage:
     """A host, a model, and as many runners, one after another, as a test likes."""
 
-    def __init__(self, folder: Path, host: FakeHost, model: ScriptedModel) -> None:
+    def __init__(self, folder: Path, host: FakeHost, model: ScriptedModel, packages: Path) -> None:
         self.folder = folder
+        self.packages = packages
         self.host = host
         self.model = model
         self.workdir = folder / "agent"
@@ -48,7 +40,7 @@ class Stage:
             self.host,
             provider="claude",
             env={
-                "HERMITCRAB_PACKAGES": str(PACKAGES),
+                "HERMITCRAB_PACKAGES": str(self.packages),
                 "HERMITCRAB_GATEWAY": str(self.folder / "gateway.sock"),
                 "HERMITCRAB_WORKDIR": str(self.workdir),
                 "HOME": str(self.folder / "home"),
@@ -61,11 +53,11 @@ Setting = Callable[..., AbstractAsyncContextManager[Stage]]
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Setting:
+def stage(tmp_path: Path, claude_packages: Path) -> Setting:
     @asynccontextmanager
     async def setting(script: Script, **options: Any) -> AsyncIterator[Stage]:
         async with scripted_model(script) as model, gateway(tmp_path, model), fake_host(tmp_path, **options) as host:
-            yield Stage(tmp_path, host, model)
+            yield Stage(tmp_path, host, model, claude_packages)
 
     return setting
 

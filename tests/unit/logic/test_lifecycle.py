@@ -40,10 +40,7 @@ EDGES = [
             Phase.STARTING,
         )
     ],
-    *[
-        (phase, Signal.ENGINE_LOST, Phase.UNKNOWN)
-        for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *LIVE)
-    ],
+    *[(phase, Signal.ENGINE_LOST, Phase.UNKNOWN) for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *LIVE)],
     (Phase.BACKOFF, Signal.RETRY_DUE, Phase.QUEUED),
     (Phase.QUARANTINED, Signal.RELEASED, Phase.ABSENT),
 ]
