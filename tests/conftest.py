@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import anyio
@@ -54,3 +54,13 @@ def claude_packages() -> Path:
         if REQUIRED:
             pytest.fail(f"the Claude packages are required here: {error.message}")
         pytest.skip(f"Claude packages: {error.message}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where engines are required, a test of one that is skipped has failed, whatever skipped it."""
+    report = yield
+    if report.skipped and any(name in item.nodeid for name in REQUIRED):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but its engine is required here: {report.longrepr}"
+    return report
