@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HomeError
 from hermitcrab.settings.home import Home
 
@@ -82,6 +84,16 @@ def one_sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
     assert lines[0].startswith("crab: "), done.stderr
     assert 1 < len(lines) < 4, done.stderr
     return done.stderr
+
+
+async def last_seqs(home: Path) -> dict[str, int]:
+    """How far the messages of each session go."""
+    async with ControlClient.connect(Home(home)) as client:
+        listed = (await client.call("sessions.list"))["sessions"]
+        return {
+            each["id"]: (await client.call("sessions.show", session=each["id"]))["mailbox"]["last_seq"]
+            for each in listed
+        }
 
 
 @pytest.fixture(scope="module")
@@ -239,14 +251,9 @@ def test_an_answer_as_json_is_one_document(running: Path) -> None:
 def test_what_cannot_be_sent_is_refused_and_nothing_of_it_is_kept(
     running: Path, words: tuple[str | bytes, ...], stdin: bytes, what: str
 ) -> None:
-    def last_seq() -> list[int]:
-        listed = json.loads(crab(running, "sessions", "list", "--json").stdout)
-        shown = [json.loads(crab(running, "sessions", "show", each["id"], "--json").stdout) for each in listed]
-        return [each["mailbox"]["last_seq"] for each in shown]
-
-    before = last_seq()
+    before = anyio.run(last_seqs, running)
     assert what in one_sentence(crab(running, *words, stdin=stdin), 1 if what == "nobody" else 2)
-    assert last_seq() == before
+    assert anyio.run(last_seqs, running) == before
 
 
 @sandboxed
