@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from hermitcrab import __version__
 from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.cli.output import GivenHome, Json, print_json, print_line
 from hermitcrab.control.client import ControlClient
-from hermitcrab.errors import BadInputError, HermitcrabError, HostUnreachableError
+from hermitcrab.errors import HermitcrabError, HostUnreachableError
 from hermitcrab.logic import preconditions
 from hermitcrab.model.container import Finding
 from hermitcrab.model.ids import InstallationId
@@ -110,25 +111,25 @@ def _file_system(home: Home) -> Finding:
 
 
 def _writable(home: Home) -> Finding:
-    """Without making anything: a home that is not there yet is made by `crab up`."""
+    """Whether the home, or the folder that it is to be made in, can be written. The attempt leaves nothing there."""
     place = _nearest(home.path)
-    if place == home.path:
-        try:
-            home.prepare()
-        except HermitcrabError as error:
-            return Finding(subject="home", level="error", text=error.message, fix=error.hint)
-        return Finding(subject="home", level="ok", text=f"{home.path} can be written")
+    choose = "Choose another folder with --home or HERMITCRAB_HOME."
     try:
+        if place == home.path and (owner := place.stat().st_uid) != os.geteuid():
+            return Finding(
+                subject="home",
+                level="error",
+                text=f"{place} belongs to user {owner}, and this is user {os.geteuid()}",
+                fix=f"Run crab as that user. {choose}",
+            )
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        return Finding(
-            subject="home",
-            level="error",
-            text=f"{home.path} cannot be made: {place}: {error.strerror}",
-            fix="Choose another folder with --home or HERMITCRAB_HOME.",
-        )
-    return Finding(subject="home", level="ok", text=f"{home.path} is not there yet; crab up makes it")
+        text = f"{home.path} cannot be written: {place}: {error.strerror}"
+        return Finding(subject="home", level="error", text=text, fix=choose)
+    if place != home.path:
+        return Finding(subject="home", level="ok", text=f"{home.path} is not there yet; crab up makes it")
+    return Finding(subject="home", level="ok", text=f"{home.path} can be written")
 
 
 def _disk(home: Home) -> Finding:
@@ -142,7 +143,8 @@ def _disk(home: Home) -> Finding:
 
 def _nearest(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
-    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
+    # os.path says no where pathlib would raise: in a folder that we may not look into.
+    return next((each for each in (path, *path.parents) if os.path.exists(each)), Path("/"))  # noqa: PTH110
 
 
 async def _live(home: Home) -> tuple[dict[str, Any] | None, Finding]:
@@ -232,7 +234,7 @@ async def _preflight(name: str, settings: Settings) -> list[Finding]:
         except TimeoutError:
             text = f"it did not answer within {ENGINE_ANSWERS_WITHIN_S:g} s"
             return [Finding(subject=name, level="error", text=text, fix=f"Is {name} itself well?")]
-        except BadInputError as error:
+        except HermitcrabError as error:
             return [Finding(subject=name, level="error", text=error.message, fix=error.hint)]
         except ImportError as error:
             fix = f"pip install 'hermitcrab[{name}]'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -27,7 +28,7 @@ async def logs(
             if json and not follow:
                 kept.append(str(event["line"]))
             elif json:
-                print_json({"line": event["line"]})
+                print(dumps({"line": event["line"]}, ensure_ascii=True), flush=True)
             else:
                 # Written by an agent: nothing in it may steer the terminal.
                 print(plain(str(event["line"])), flush=follow)

@@ -86,7 +86,7 @@ def run(tokens: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except BaseException as error:
-        cause = sole(error)
+        cause = _cause(error)
         if os.environ.get(DEBUG):
             traceback.print_exception(cause)
         if isinstance(cause, KeyboardInterrupt):
@@ -96,6 +96,16 @@ def run(tokens: Sequence[str]) -> int:
                 return _unexpected(cause)
             raise
         return _explain(cause)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What to tell of a failure: of several at once, one that was foreseen."""
+    error = sole(error)
+    if isinstance(error, BaseExceptionGroup):
+        foreseen = error.subgroup((HermitcrabError, KeyboardInterrupt))
+        if foreseen is not None:
+            return _cause(foreseen.exceptions[0])
+    return error
 
 
 def overview() -> str:

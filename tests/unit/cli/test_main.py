@@ -12,6 +12,7 @@ import pytest
 from hermitcrab import __version__
 from hermitcrab.cli import main
 from hermitcrab.cli.main import COMMANDS, build_app, overview, run
+from hermitcrab.errors import NotFoundError
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,6 +143,19 @@ def test_an_interruption_and_a_fault_show_no_traceback(
     monkeypatch.setattr(main, "_dispatch", fail)
     assert run(["status"]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_of_several_failures_at_once_the_foreseen_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_words: list[str], _home: str | None) -> int:
+        inner = ExceptionGroup("inner", [NotFoundError("There is no such thing.", hint="crab look"), ValueError("y")])
+        raise ExceptionGroup("outer", [ZeroDivisionError("x"), inner])
+
+    monkeypatch.delenv("HERMITCRAB_DEBUG", raising=False)
+    monkeypatch.setattr(main, "_dispatch", fail)
+    assert run(["status"]) == 1
+    assert capsys.readouterr().err == "crab: There is no such thing.\n      crab look\n"
 
 
 def test_debugging_shows_where_it_failed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
