@@ -11,6 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,6 +107,17 @@ class Cgroups:
             self._open_version_2()
         else:
             self._open_version_1()
+
+    def ensure(self) -> None:
+        """Open again if another host of this installation, that ended just now, tidied the subtree away."""
+        if not all(parent.exists() for parent in self.parents.values()):
+            self.open()
+
+    def close(self) -> None:
+        """Tidy the subtree away, unless there are containers in it."""
+        for parent in self.parents.values():
+            with suppress(OSError):
+                self.files.remove(parent)
 
     def group(self, name: str) -> Group | None:
         """The group of that container, made or not; None where there are no groups."""

@@ -202,14 +202,14 @@ class EngineInside:
     async def test_a_frozen_one_makes_no_progress(self, harness: EngineHarness) -> None:
         ticks = harness.writable("work") / "ticks"
         name = await harness.started("while :; do echo x >>/workspace/ticks; sleep 0.005; done")
-        await _until(ticks.exists)
+        await until(ticks.exists)
         await harness.engine.freeze(name)
         before = ticks.stat().st_size
         # Time has to pass for something not to happen in.
         await anyio.sleep(0.2)
         assert ticks.stat().st_size == before
         await harness.engine.thaw(name)
-        await _until(lambda: ticks.stat().st_size > before)
+        await until(lambda: ticks.stat().st_size > before)
 
     async def test_its_other_processes_end_with_the_main_one(self, harness: EngineHarness) -> None:
         alive = harness.writable("work") / "alive"
@@ -305,7 +305,7 @@ DANGEROUS_CALLS = (
 )
 
 
-async def _until(happened: Callable[[], bool]) -> None:
+async def until(happened: Callable[[], bool]) -> None:
     """Wait for a file that a container writes: nobody tells of that, so that this asks again."""
     with anyio.fail_after(DEADLINE_S):
         while not happened():  # noqa: ASYNC110

@@ -98,6 +98,14 @@ def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     assert version_2(tmp_path).version == 2
 
 
+def test_a_subtree_without_containers_is_tidied_away_and_made_again(tmp_path: Path) -> None:
+    cgroups = version_2(tmp_path)
+    cgroups.close()
+    assert not (tmp_path / "cgroup/hermitcrab/t3st").exists()
+    cgroups.ensure()
+    assert made(cgroups).exists()
+
+
 def test_a_controller_that_is_not_delegated_is_said(tmp_path: Path) -> None:
     cgroups = version_2(tmp_path, controllers="memory pids")
     group = made(cgroups)

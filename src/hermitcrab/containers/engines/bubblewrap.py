@@ -159,7 +159,7 @@ class BubblewrapEngine:
             self._log_timer.cancel()
             self._log_timer = None
         self._feed.close()
-        self._sandboxes.close()
+        await anyio.to_thread.run_sync(self._sandboxes.close)
 
     async def _find(self, name: str) -> Found | None:
         _check_name(name)

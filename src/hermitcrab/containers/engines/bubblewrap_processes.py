@@ -52,8 +52,13 @@ def lives(process: Process | None) -> bool:
     return process is not None and identify(process.pid) == process
 
 
-def is_stopped(process: Process) -> bool:
-    return _state(process.pid) == ("T", process.started)
+def is_still(process: Process, *, told: bool) -> bool:
+    """Whether it is stopped. `told`: it was sent SIGSTOP before, so that one that waits in the kernel counts too.
+
+    That one cannot take a step before it takes the signal; and after a vfork it waits for a child that is stopped.
+    """
+    state, started = _state(process.pid)
+    return started != process.started or state in ("TD" if told else "T")
 
 
 def parent(process: Process) -> Process | None:

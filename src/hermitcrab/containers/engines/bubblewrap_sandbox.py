@@ -78,6 +78,9 @@ class Sandboxes:
             if self._user_namespace is not None:
                 os.close(self._user_namespace)
                 self._user_namespace = None
+            if self._is_open:
+                self.cgroups.close()
+                self._is_open = False
 
     @cached_property
     def version(self) -> tuple[int, ...]:
@@ -179,12 +182,14 @@ class Sandboxes:
             return
         namespace = found.folder.status().pid_namespace
         deadline = time.monotonic() + _FREEZE_S
+        told: set[Process] = set()
         # Whoever forks while it is looked for is found in the next round; a round that finds nobody is the last.
         while namespace is not None and (
-            moving := [p for p in process.members(namespace) if not process.is_stopped(p)]
+            moving := [p for p in process.members(namespace) if not process.is_still(p, told=p in told)]
         ):
             for each in moving:
                 process.send(each, signal.SIGSTOP)
+            told.update(moving)
             if time.monotonic() > deadline:
                 self.thaw(found)
                 raise EngineError(Failure.UNKNOWN, f"Not every process of {found.view.name} stopped; all go on")
@@ -246,6 +251,7 @@ class Sandboxes:
             return []
 
     def _start(self, folder: ContainerFolder, record: Record) -> None:
+        self.cgroups.ensure()
         bubblewrap_start.start(
             folder,
             record,
@@ -314,7 +320,8 @@ class Sandboxes:
             status = folder.status()
             if lives and status.exit_code is None:
                 pid = processes.main.pid if main_lives and processes.main is not None else None
-                state = ContainerStatus.FROZEN if self._is_frozen(spec, processes.main) else ContainerStatus.RUNNING
+                frozen = self._is_frozen(spec, processes.main, status.pid_namespace)
+                state = ContainerStatus.FROZEN if frozen else ContainerStatus.RUNNING
             else:
                 group = self.cgroups.group(spec.name)
                 kills = group.out_of_memory_kills() if group is not None else 0
@@ -337,11 +344,15 @@ class Sandboxes:
             created_at=record.created_at,
         )
 
-    def _is_frozen(self, spec: ContainerSpec, main: Process | None) -> bool:
+    def _is_frozen(self, spec: ContainerSpec, main: Process | None, namespace: int | None) -> bool:
         group = self.cgroups.group(spec.name)
         if group is not None and group.can_freeze():
             return group.frozen()
-        return main is not None and process.is_stopped(main)
+        if main is None or namespace is None or not process.is_still(main, told=True):
+            return False
+        return process.is_still(main, told=False) or any(
+            process.is_still(each, told=False) for each in process.members(namespace)
+        )
 
     def _group(self, found: Found) -> Group | None:
         group = self.cgroups.group(found.view.name)
