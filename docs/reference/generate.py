@@ -23,6 +23,7 @@ COMMANDS = (
     "sessions list",
     "sessions show",
     "sessions stop",
+    "sessions interrupt",
     "logs",
     "doctor",
     "config show",

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -372,3 +373,46 @@ def test_a_conversation_at_a_terminal(running: Path) -> None:
         chat.kill()
         chat.wait(30)
         os.close(leader)
+
+
+@sandboxed
+def test_a_turn_is_interrupted_and_the_next_message_is_answered(running: Path) -> None:
+    assert crab(running, "groups", "create", "sleeper").returncode == 0
+    assert crab(running, "chat", "--group", "sleeper", "good morning").returncode == 0
+    (session,) = json.loads(crab(running, "sessions", "list", "--group", "sleeper", "--json").stdout)
+    with subprocess.Popen(
+        [*CRAB, "--home", str(running), "chat", "--group", "sleeper", "/sleep 600"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as sleeping:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            shown = json.loads(crab(running, "sessions", "show", session["id"], "--json").stdout)
+            if shown["session"]["container"]["activity"] != "idle":
+                break
+        done = crab(running, "sessions", "interrupt", session["id"])
+        assert done.returncode == 0, done.stderr
+        sleeping.communicate(timeout=60)
+    assert crab(running, "chat", "--group", "sleeper", "and now?").stdout == "Echo: and now?\n"
+
+
+@sandboxed
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system to fill")
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)], check=True)
+    try:
+        with host(small / "home"):
+            assert crab(small / "home", "chat", "before").stdout == "Echo: before\n"
+            filler = small / "filler"
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 4096):
+                    pass
+            message = one_sentence(crab(small / "home", "chat", "x" * 50_000), 1)
+            assert "disk is full" in message
+            filler.unlink()
+            assert crab(small / "home", "chat", "after").stdout == "Echo: after\n"
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

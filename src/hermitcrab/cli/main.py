@@ -44,6 +44,7 @@ COMMANDS = (
     Command("sessions list", "sessions:list_sessions", "Sessions, newest first"),
     Command("sessions show", "sessions:show", "One session: container, messages, how earlier containers ended"),
     Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
+    Command("sessions interrupt", "sessions:interrupt", "End the turn that a session's agent is in"),
     Command("logs", "logs:logs", "What a session's container wrote"),
     Command("doctor", "doctor:doctor", "Check every precondition, each with its fix"),
     Command("config show", "config:show", "Every setting, and where its value comes from"),

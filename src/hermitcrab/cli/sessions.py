@@ -85,3 +85,16 @@ async def stop(session: Session, /, *, json: Json = False, home: GivenHome) -> N
 
 def _figure(stage: str, value: float) -> str:
     return f"{value:.0f} kB" if stage.endswith("_kb") else f"{value:.0f} ms"
+
+
+async def interrupt(session: Session, /, *, json: Json = False, home: GivenHome) -> int:
+    """End the turn that the session's agent is in. Its container stays, and its next message is answered as usual."""
+    async with ControlClient.connect(home) as client:
+        found = await client.call("sessions.interrupt", session=session)
+    if json:
+        print_json(found)
+    elif found["interrupted"]:
+        print("Interrupted.")
+    else:
+        print("It has no container that could be interrupted.")
+    return 0 if found["interrupted"] else 1

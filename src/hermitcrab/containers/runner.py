@@ -149,6 +149,13 @@ class ContainerRunner:
         await self._stop(slot, cause)
         return True
 
+    def interrupt(self, session_id: SessionId) -> bool:
+        """End the turn that runs, by word to the runner. False: there is no runner to be told."""
+        slot = self._slots.get(session_id)
+        if slot is None or slot.exchange is None or slot.life.phase is not Phase.READY:
+            return False
+        return slot.exchange.send(frames.Cancel(reason="a person asked for it"))
+
     async def stop_all(self, cause: str = "stopped") -> None:
         """End every container, all at once. A container that is starting is waited for first."""
         async with anyio.create_task_group() as tasks:

@@ -35,6 +35,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.show": session.show,
         "sessions.wake": session.wake,
         "sessions.stop": session.stop,
+        "sessions.interrupt": session.interrupt,
         "session.ask": session.ask,
         "logs": session.logs,
         "chat.attach": chat.attach,

@@ -67,6 +67,13 @@ class SessionMethods:
         session = await session_named(self._host, name)
         return {"stopped": await self._host.runner.kill(session.id)}
 
+    async def interrupt(self, params: Params, _emit: Emit) -> Json:
+        """End the turn that runs; the container stays."""
+        name = params.text("session")
+        params.done()
+        session = await session_named(self._host, name)
+        return {"interrupted": self._host.runner.interrupt(session.id)}
+
     async def ask(self, params: Params, _emit: Emit) -> Json:
         """A question to the session's runner itself; `evidence` is answered from inside the sandbox."""
         name, subject, arguments = params.text("session"), params.text("subject"), params.json("arguments")

@@ -99,9 +99,9 @@ def claim(connection: Connection, session_id: SessionId, expected: Generation) -
     Raises ConflictError when the session is not at `expected` any more, NotFoundError when there is none.
     """
     row = connection.execute(
-        "UPDATE sessions SET generation = generation + 1, unsettled = unsettled + 1 WHERE id = ? AND generation = ?"
-        " RETURNING generation",
-        (session_id, expected),
+        "UPDATE sessions SET generation = generation + 1, unsettled = unsettled + 1, last_active_at = ?"
+        " WHERE id = ? AND generation = ? RETURNING generation",
+        (timestamp(), session_id, expected),
     ).fetchall()
     if row:
         return Generation(row[0][0])
@@ -118,7 +118,10 @@ def unsettle(connection: Connection, session_id: SessionId) -> None:
 
 def settle(connection: Connection, session_id: SessionId, seen: int) -> None:
     """Nothing is left to do in it, judged when `reasons` gave `seen`. A reason that came since then stands."""
-    connection.execute("UPDATE sessions SET unsettled = 0 WHERE id = ? AND unsettled = ?", (session_id, seen))
+    connection.execute(
+        "UPDATE sessions SET unsettled = 0, last_active_at = ? WHERE id = ? AND unsettled = ?",
+        (timestamp(), session_id, seen),
+    )
 
 
 def reasons(connection: Connection, session_id: SessionId) -> int:

@@ -67,6 +67,9 @@ class FakeContainers:
         self.live.add(session.id)
         return WakeOutcome(kind="started")
 
+    def interrupt(self, session_id: SessionId) -> bool:
+        return session_id in self.live
+
     async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool:
         known = session_id in self.live
         self.live.discard(session_id)
