@@ -37,9 +37,7 @@ def hearings(
     return taken
 
 
-def _engages(
-    message: ChannelMessage, chat: MessagingGroup, wiring: Wiring, engaged_sessions: frozenset[str]
-) -> bool:
+def _engages(message: ChannelMessage, chat: MessagingGroup, wiring: Wiring, engaged_sessions: frozenset[str]) -> bool:
     match wiring.engage_mode:
         case "pattern":
             return pattern_matches(wiring.engage_pattern, text_of(message))
