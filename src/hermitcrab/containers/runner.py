@@ -364,8 +364,12 @@ class ContainerRunner:
             slot.life = Life(Phase.ABSENT, slot.session.generation)
         else:
             with anyio.CancelScope(shield=True), anyio.move_on_after(20):
-                record = await self._ender.exit_of(slot)
-                await self._ender.bury(slot, Ending("start-failed", f"It did not come up: {text}"), record)
+                try:
+                    record = await self._ender.exit_of(slot)
+                    await self._ender.bury(slot, Ending("start-failed", f"It did not come up: {text}"), record)
+                except (HermitcrabError, OSError) as left:
+                    # A foreign container has the name, or the engine is gone: the next attempt meets what is left.
+                    log.warning("container.not-buried", session=slot.session.id, text=str(left))
             slot.take(Signal.START_FAILED if failure.retryable else Signal.REFUSED, generation)
         delay = retry.START.delay_s(slot.failures, random.random()) if failure.retryable else None  # noqa: S311
         await self._tell_trouble(slot, text, after=1 if delay is None else 3)
