@@ -6,10 +6,12 @@ Folders that an agent writes are only ever touched through their descriptor, wit
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -185,14 +187,18 @@ class MaterialsDesk:
             pass
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            # Made, or else looked at: another session of the group may be making the same at this moment.
             for name in mount_point_folders:
-                if not _is(descriptor, name, stat.S_ISDIR, folder):
+                try:
                     os.mkdir(name, 0o755, dir_fd=descriptor)
-            for name, text in {**dict.fromkeys(mount_point_files, ""), **(first_files or {})}.items():
-                if name in (first_files or {}) and not new:
-                    continue
-                if not _is(descriptor, name, stat.S_ISREG, folder):
+                except FileExistsError:
+                    _must_be(stat.S_ISDIR, descriptor, name, folder)
+            files = {**dict.fromkeys(mount_point_files, ""), **((first_files or {}) if new else {})}
+            for name, text in files.items():
+                try:
                     self._create(descriptor, name, text)
+                except FileExistsError:
+                    _must_be(stat.S_ISREG, descriptor, name, folder)
             if os.geteuid() == 0 and os.fstat(descriptor).st_uid != self._uid:
                 os.fchown(descriptor, self._uid, self._gid)
         finally:
@@ -209,19 +215,15 @@ class MaterialsDesk:
             os.close(descriptor)
 
 
-def _is(folder: int, name: str, kind: Any, path: Path) -> bool:
-    """Whether `name` is there and of that kind. What is of another kind was planted: the container is refused."""
-    try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+def _must_be(kind: Callable[[int], bool], folder: int, name: str, path: Path) -> None:
+    """Refuse what is of another kind: it was planted, and the container does not start over it."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not kind(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink != 1):
         raise EngineError(
             Failure.DENIED_BY_POLICY,
             f"{path / name} is not what the host put there",
             hint="Something in the agent's folder stands where the host mounts its own; move it away.",
         )
-    return True
 
 
 def _write(path: Path, text: str) -> None:
@@ -234,7 +236,8 @@ def _write(path: Path, text: str) -> None:
             return
     except FileNotFoundError:
         pass
-    temporary = path.with_name(f".{path.name}.new")
+    # A name of its own: several sessions of a group may start at once.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.write_text(text)
     temporary.chmod(0o644)
     temporary.replace(path)
