@@ -25,6 +25,9 @@ COMMANDS = (
     "sessions stop",
     "sessions interrupt",
     "logs",
+    "deaths",
+    "mounts explain",
+    "mounts list",
     "doctor",
     "config show",
     "image build",
@@ -32,6 +35,10 @@ COMMANDS = (
     "bench roundtrip",
     "bench wake",
     "bench idle",
+    "bench thaw",
+    "bench adopt",
+    "bench storm",
+    "bench throughput",
 )
 
 

@@ -37,6 +37,40 @@ async def idle(*, engine: Engine = "bubblewrap", sessions: int = 1000, json: Jso
     _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
 
 
+async def thaw(*, engine: Engine = "bubblewrap", runs: int = 30, sessions: int = 10, json: Json = False) -> None:
+    """From a message to a frozen session until its thawed runner was handed it."""
+    from hermitcrab_bench import thaw as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, runs=runs, sessions=sessions), json=json)
+
+
+async def adopt(*, engine: Engine = "bubblewrap", sessions: int = 300, json: Json = False) -> None:
+    """Kill a host with live containers; time until the next one has them all. 300 sandboxes take some 6 GB."""
+    from hermitcrab_bench import adopt as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
+
+
+async def storm(*, engine: Engine = "bubblewrap", wakes: int = 200, sessions: int = 200, json: Json = False) -> None:
+    """Wakes of one session at once, then of many sessions: duplicates, and how late the event loop gets."""
+    from hermitcrab_bench import storm as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, wakes=wakes, sessions=sessions), json=json)
+
+
+async def throughput(
+    *, engine: Engine = "bubblewrap", sessions: int = 100, messages: int = 50, json: Json = False
+) -> None:
+    """Messages a second through live sessions that all talk at once, and how evenly they are served."""
+    from hermitcrab_bench import throughput as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, sessions=sessions, messages=messages), json=json)
+
+
 def _configure_logs() -> None:
     from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415
 

@@ -46,6 +46,9 @@ COMMANDS = (
     Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
     Command("sessions interrupt", "sessions:interrupt", "End the turn that a session's agent is in"),
     Command("logs", "logs:logs", "What a session's container wrote"),
+    Command("deaths", "deaths:deaths", "How containers ended: of every session, or of one"),
+    Command("mounts explain", "mounts:explain", "Whether a path may be mounted into containers, rule by rule"),
+    Command("mounts list", "mounts:list_mounts", "From where additional mounts are allowed"),
     Command("doctor", "doctor:doctor", "Check every precondition, each with its fix"),
     Command("config show", "config:show", "Every setting, and where its value comes from"),
     Command("image build", "image:build", "Make the agent image of Docker and Podman"),
@@ -53,11 +56,16 @@ COMMANDS = (
     Command("bench roundtrip", "bench:roundtrip", "Time of a message through a live link"),
     Command("bench wake", "bench:wake", "Time of a cold start, next to the engine's own"),
     Command("bench idle", "bench:idle", "Cost of idle sessions"),
+    Command("bench thaw", "bench:thaw", "Time from a message to a frozen session until its runner has it"),
+    Command("bench adopt", "bench:adopt", "Time that a restarted host takes to have every live container again"),
+    Command("bench storm", "bench:storm", "Many wakes at once: duplicates, and how late the event loop gets"),
+    Command("bench throughput", "bench:throughput", "Messages a second through many live sessions, and fairness"),
 )
 
 FAMILIES = {
     "groups": "Agent groups",
     "sessions": "Conversations and their containers",
+    "mounts": "Additional mounts",
     "config": "Settings",
     "image": "Agent images",
     "bench": "Benchmarks",

@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+from anyio import to_thread
+
+from hermitcrab.errors import StoreError
 from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.store import deaths
+from hermitcrab.store.database import Store
+from hermitcrab.store.deaths import Death
 
 LOG_LINES = 40
 """Last lines of the container's log that a certificate keeps."""
@@ -16,6 +23,8 @@ LOG_LINES = 40
 _LINE_CHARACTERS_AT_MOST = 500
 _KEPT_BYTES = 1024 * 1024
 """A file over this is cut to its newer half when the next certificate is written."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +42,26 @@ class Certificate:
     rows_returned: int = 0
     """Messages that it had and did not finish; the next container gets them."""
     log: list[str] = field(default_factory=list)
+
+
+async def keep(store: Store, path: Path, certificate: Certificate) -> None:
+    """Write the certificate to the session's folder, and note it in the index of all sessions' deaths."""
+    await to_thread.run_sync(write, path, certificate)
+    death = Death(
+        session=certificate.session,
+        generation=certificate.generation,
+        cause=certificate.cause,
+        text=certificate.text,
+        ended_at=certificate.ended_at,
+        duration_s=certificate.duration_s,
+        exit_code=certificate.exit_code,
+        rows_returned=certificate.rows_returned,
+    )
+    try:
+        await store.write(lambda connection: deaths.insert(connection, death))
+    except StoreError as error:
+        # The certificate itself is kept; a list that lacks it is no reason to leave the container unburied.
+        log.warning("certificate.not-indexed", session=certificate.session, text=error.message)
 
 
 def write(path: Path, certificate: Certificate) -> None:

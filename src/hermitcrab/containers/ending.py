@@ -55,7 +55,7 @@ class Ender:
             log=lines,
         )
         path = session_folders(self._home, slot.session).certificates
-        await to_thread.run_sync(certificates.write, path, certificate)
+        await certificates.keep(self._store, path, certificate)
         log.info(
             "container.ended",
             session=slot.session.id,
@@ -123,7 +123,7 @@ class Ender:
             log=await self._last_lines(view.name),
         )
         path = session_folders(self._home, session).certificates
-        await to_thread.run_sync(certificates.write, path, certificate)
+        await certificates.keep(self._store, path, certificate)
 
     async def exit_of(self, slot: Slot) -> ExitRecord | None:
         """The exit record of the slot's generation, if the engine has it."""

@@ -38,6 +38,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.interrupt": session.interrupt,
         "session.ask": session.ask,
         "logs": session.logs,
+        "deaths": session.deaths,
         "chat.attach": chat.attach,
         "chat.ack": chat.ack,
         "chat.send": chat.send,

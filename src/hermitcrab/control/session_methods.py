@@ -1,19 +1,24 @@
-"""`sessions.*`, `session.ask` and `logs`: sessions and their containers."""
+"""`sessions.*`, `session.ask`, `logs` and `deaths`: sessions and their containers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import anyio
+from anyio import to_thread
 
+from hermitcrab.containers import certificates
+from hermitcrab.containers.materials import session_folders
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named, session_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
 from hermitcrab.logic.tail import new_lines
 from hermitcrab.mailbox.mailbox import Mailbox
-from hermitcrab.model.ids import SessionId
-from hermitcrab.store import sessions
+from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.model.sessions import Session
+from hermitcrab.store import deaths, sessions
 
 ASKED_WITHIN_S = 30.0
 
@@ -98,3 +103,43 @@ class SessionMethods:
                 await emit({"line": line})
             before = after
         return {}
+
+    async def deaths(self, params: Params, emit: Emit) -> Json:
+        """Events, one for each end of a container, newest first: of one session from its folder, of all by the index.
+
+        Events, as a thousand ends with their last lines would be too much for one answer.
+        """
+        name, logs = params.optional_text("session"), params.flag("logs")
+        limit = params.integer("limit", default=20, least=1, most=deaths.KEPT)
+        params.done()
+        if name:
+            session = await session_named(self._host, name)
+            found = list((await self._certificates(session)).values())[-limit:][::-1]
+            for each in found:
+                await emit(each if logs else {field: value for field, value in each.items() if field != "log"})
+            return {}
+        newest = await self._host.store.read(lambda connection: deaths.newest(connection, limit=limit))
+        whole = await self._certificates_of({death.session for death in newest}) if logs else {}
+        for death in newest:
+            log = {"log": whole.get((death.session, death.generation), {}).get("log", [])} if logs else {}
+            await emit({**asdict(death), **log})
+        return {}
+
+    async def _certificates_of(self, ids: Iterable[SessionId]) -> dict[tuple[SessionId, Generation], Json]:
+        """Whole certificates are in the sessions' folders: only those of these sessions are read."""
+        found: dict[tuple[SessionId, Generation], Json] = {}
+        for key in ids:
+            session = await self._host.store.read(lambda connection, key=key: sessions.by_id(connection, key))  # type: ignore[misc]
+            if session is not None:
+                for generation, certificate in (await self._certificates(session)).items():
+                    found[key, generation] = certificate
+        return found
+
+    async def _certificates(self, session: Session) -> dict[Generation, Json]:
+        """Oldest first. A generation that a crash had certified twice is in it once, as it was told first."""
+        path = session_folders(self._host.home, session).certificates
+        written = await to_thread.run_sync(lambda: certificates.read(path, last=deaths.KEPT))
+        found: dict[Generation, Json] = {}
+        for each in written:
+            found.setdefault(each["generation"], each)
+        return found

@@ -1,0 +1,55 @@
+"""`crab deaths`: how containers ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from hermitcrab.channels.terminal.render import plain
+from hermitcrab.cli.output import GivenHome, Json, print_json, print_table
+from hermitcrab.control.client import ControlClient
+
+
+async def deaths(
+    session: Annotated[str | None, Parameter(help="Only of this session: its id, or a group's name.")] = None,
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="At most this many.")] = 20,
+    logs: Annotated[bool, Parameter(negative="", help="With the last lines that each container wrote.")] = False,
+    json: Json = False,
+    home: GivenHome,
+) -> None:
+    """How containers ended, newest first: of every session, or of one."""
+    async with ControlClient.connect(home) as client:
+        found = [each async for each in client.stream("deaths", session=session, limit=limit, logs=logs)]
+    if json:
+        print_json(found)
+        return
+    columns = ("ENDED", "SESSION", "GENERATION", "CAUSE", "EXIT", "LASTED", "GIVEN BACK", "WHY")
+    if not logs:
+        print_table(columns, map(_row, found), empty="No container has ended yet.")
+        return
+    for number, each in enumerate(found):
+        if number:
+            print()
+        print_table(columns, [_row(each)], empty="")
+        for line in each["log"]:
+            # Written by an agent: nothing in it may steer the terminal.
+            print(f"  | {plain(line)}")
+    if not found:
+        print("No container has ended yet.")
+
+
+def _row(death: dict[str, Any]) -> tuple[object, ...]:
+    lasted = death["duration_s"]
+    return (
+        death["ended_at"],
+        death["session"],
+        death["generation"],
+        death["cause"],
+        death["exit_code"],
+        f"{lasted:.1f} s" if lasted is not None else None,
+        death["rows_returned"],
+        death["text"],
+    )

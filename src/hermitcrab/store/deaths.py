@@ -1,0 +1,67 @@
+"""Queries for deaths: the newest ends of containers over all sessions. `containers/certificates.py` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from sqlite3 import Connection
+
+from hermitcrab.model.ids import Generation, SessionId
+
+KEPT = 1000
+"""The newest so many are kept; older ones are only in their sessions' folders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A certificate without its log lines."""
+
+    session: SessionId
+    generation: Generation
+    cause: str
+    text: str
+    ended_at: str
+    duration_s: float | None
+    exit_code: int | None
+    rows_returned: int
+
+
+def insert(connection: Connection, death: Death) -> None:
+    """Note an end and forget what is too old. A generation ends once: its first certificate knows most, and stays."""
+    connection.execute(
+        "INSERT INTO deaths"
+        " (session_id, generation, cause, text, ended_at, duration_s, exit_code, rows_returned)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session_id, generation) DO NOTHING",
+        (
+            death.session,
+            death.generation,
+            death.cause,
+            death.text,
+            death.ended_at,
+            death.duration_s,
+            death.exit_code,
+            death.rows_returned,
+        ),
+    )
+    connection.execute("DELETE FROM deaths WHERE number <= (SELECT max(number) FROM deaths) - ?", (KEPT,))
+
+
+def newest(connection: Connection, *, limit: int) -> list[Death]:
+    """Newest first."""
+    rows = connection.execute(
+        "SELECT session_id, generation, cause, text, ended_at, duration_s, exit_code, rows_returned"
+        " FROM deaths ORDER BY number DESC LIMIT ?",
+        (limit,),
+    )
+    return [
+        Death(
+            session=SessionId(session),
+            generation=Generation(generation),
+            cause=cause,
+            text=text,
+            ended_at=ended_at,
+            duration_s=duration_s,
+            exit_code=exit_code,
+            rows_returned=rows_returned,
+        )
+        for session, generation, cause, text, ended_at, duration_s, exit_code, rows_returned in rows
+    ]

@@ -1,0 +1,41 @@
+"""Certificates: in the session's folder, and in the index of all sessions' deaths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hermitcrab.containers import certificates
+from hermitcrab.containers.certificates import Certificate
+from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.store import deaths
+from hermitcrab.store.database import Store
+
+CERTIFICATE = Certificate(
+    session=SessionId("s1"),
+    generation=Generation(3),
+    cause="exited",
+    text="It ended by itself with exit code 3.",
+    ended_at="2026-01-01T00:00:00+00:00",
+    duration_s=2.5,
+    exit_code=3,
+    rows_returned=1,
+    log=["one", "two"],
+)
+
+
+async def test_a_certificate_is_kept_whole_in_the_folder_and_without_its_log_in_the_index(tmp_path: Path) -> None:
+    async with Store.open(tmp_path / "store.db") as store:
+        await certificates.keep(store, tmp_path / "logs" / "certificates.jsonl", CERTIFICATE)
+        (noted,) = await store.read(lambda connection: deaths.newest(connection, limit=10))
+    (kept,) = certificates.read(tmp_path / "logs" / "certificates.jsonl")
+    assert kept["log"] == ["one", "two"]
+    for field in ("session", "generation", "cause", "text", "ended_at", "duration_s", "exit_code", "rows_returned"):
+        assert kept[field] == getattr(noted, field) == getattr(CERTIFICATE, field)
+
+
+async def test_a_certificate_is_kept_even_when_the_index_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "certificates.jsonl"
+    async with Store.open(tmp_path / "store.db") as store:
+        await store.write(lambda connection: connection.execute("DROP TABLE deaths"))
+        await certificates.keep(store, path, CERTIFICATE)
+    assert [each["generation"] for each in certificates.read(path)] == [3]
