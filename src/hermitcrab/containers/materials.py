@@ -27,12 +27,18 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 
 _SHARED = "shared/CLAUDE.md"
+_EMPTY_FILE = "empty.md"
+_EMPTY_FOLDER = "empty"
+
 _WORK_MOUNT_POINTS = ("agent", "inbox", "global")
+_WORK_FILES = ("CLAUDE.md",)
+_WORK_FOLDERS = (".claude",)
 _GROUP_FILES = ("container.json", "CLAUDE.md")
-_GROUP_FOLDERS = (".claude-fragments",)
-_STATE_FILES = ("settings.json",)
-_STATE_FOLDERS = ("skills", "commands", "agents", "hooks")
-"""What a harness would run or obey: empty and read-only, or the host's own."""
+_GROUP_FOLDERS = (".claude-fragments", ".claude")
+_STATE_FILES = ("settings.json", "CLAUDE.md")
+_STATE_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills", "workflows")
+"""What a harness would run or obey wherever it finds it, from its working folder up: empty and read-only, or the host's
+own. Otherwise one turn could give orders to every later one, and one chat to all others of its group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,11 @@ class MaterialsDesk:
         # The container's user must be able to pass through to the sockets, and nobody else gets this far.
         folders.run(generation).chmod(0o755)
         folders.inbox.chmod(0o755)
-        self._writable_folder(folders.work, mount_point_folders=_WORK_MOUNT_POINTS)
+        self._writable_folder(
+            folders.work,
+            mount_point_files=_WORK_FILES,
+            mount_point_folders=(*_WORK_MOUNT_POINTS, *_WORK_FOLDERS),
+        )
         self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
         self._writable_folder(
             group_folder,
@@ -116,7 +126,7 @@ class MaterialsDesk:
         if packages is not None:
             app[PACKAGES] = str(packages.resolve(strict=True))
         global_memory = self._home.groups / "global"
-        empty = str(generated / "empty")
+        empty, nothing = str(generated / _EMPTY_FOLDER), str(generated / _EMPTY_FILE)
         return Materials(
             work=str(folders.work),
             inbox=str(folders.inbox),
@@ -128,9 +138,11 @@ class MaterialsDesk:
                 **{name: str(generated / name) for name in _GROUP_FOLDERS},
             },
             app=app,
+            work_overlays={**dict.fromkeys(_WORK_FILES, nothing), **dict.fromkeys(_WORK_FOLDERS, empty)},
             state_overlays={
-                "settings.json": str(generated / "claude-settings.json"),
+                **dict.fromkeys(_STATE_FILES, nothing),
                 **dict.fromkeys(_STATE_FOLDERS, empty),
+                "settings.json": str(generated / "claude-settings.json"),
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
             python=python,
@@ -159,8 +171,9 @@ class MaterialsDesk:
 
     def _generate(self, group: AgentGroup, config: dict[str, Any]) -> Path:
         folder = self._home.generated / group.id
-        for name in ("empty", *_GROUP_FOLDERS):
+        for name in (_EMPTY_FOLDER, *_GROUP_FOLDERS):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        _write(folder / _EMPTY_FILE, "")
         _write(folder / "CLAUDE.md", instructions.claude_md())
         _write(folder / "container.json", instructions.container_json(group, config))
         _write(folder / "passwd", instructions.passwd(self._uid, self._gid))

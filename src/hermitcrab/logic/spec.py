@@ -35,6 +35,8 @@ class Materials:
     """Host-written files and folders by their name in the group's folder: container.json, CLAUDE.md, ..."""
     app: Mapping[str, str]
     """Read-only parts of the installation by their path in the container."""
+    work_overlays: Mapping[str, str] = field(default_factory=dict)
+    """Host-written files and folders on top of the work folder, by name."""
     state_overlays: Mapping[str, str] = field(default_factory=dict)
     """Host-written files on top of the state folder, by name."""
     global_memory: str | None = None
@@ -103,6 +105,7 @@ def build_spec(
 def _mounts(materials: Materials) -> tuple[Mount, ...]:
     mounts = [
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
+        *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
         Mount(source=materials.inbox, target="/workspace/inbox"),
         Mount(source=materials.run, target=RUN, mount_class=MountClass.LINK),
         Mount(source=materials.group_folder, target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
