@@ -164,11 +164,11 @@ async def test_a_quiet_container_is_frozen_and_thawed_by_a_message(
         assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
 
         async def frozen() -> bool:
-            return host.runner.views()[0].phase == "frozen"
+            (container,) = await host.engine.containers()
+            return container.status is ContainerStatus.FROZEN
 
         await until(frozen)
-        (container,) = await host.engine.containers()
-        assert container.status is ContainerStatus.FROZEN
+        assert host.runner.views()[0].phase == "frozen"
         assert await answer(host, channel, address, "two", "awake?") == "Echo: awake?"
         assert host.runner.views()[0].generation == Generation(1)
 

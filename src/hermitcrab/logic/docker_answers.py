@@ -63,8 +63,14 @@ def fault(status: int, message: str, *, doing: str) -> EngineError:
 
 
 def container_is_missing(status: int, message: str) -> bool:
-    """Whether the engine says that this container does not exist. Any other 404 (a wrong address) is an error."""
-    return status == 404 and "no such container" in message.lower()
+    """Whether the engine says that this container does not exist. Any other 404 (a wrong address) is an error.
+
+    Podman finds a container by its name and then looks it up by its id; one that is removed in between is a 500 to it.
+    """
+    words = message.lower()
+    if status == 500:
+        return "does not exist in database: no such container" in words
+    return status == 404 and "no such container" in words
 
 
 def labels_of(answer: Json) -> Json:

@@ -227,3 +227,17 @@ def test_frames_may_be_cut_anywhere(lines: list[str], size: int) -> None:
 @pytest.mark.parametrize(("text", "version"), [("1.41", (1, 41)), ("4.3.1-dev", (4, 3, 1)), ("", ()), ("x", ())])
 def test_versions_are_compared_as_numbers(text: str, version: tuple[int, ...]) -> None:
     assert docker_answers.dotted(text) == version
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "missing"),
+    [
+        (404, "No such container: crab-1", True),
+        (404, "page not found", False),
+        (500, "container 5a32 does not exist in database: no such container", True),
+        (500, "no such container runtime", False),
+        (500, "database is locked", False),
+    ],
+)
+def test_only_what_the_engine_knows_to_be_gone_is_missing(status: int, words: str, *, missing: bool) -> None:
+    assert docker_answers.container_is_missing(status, words) is missing
