@@ -63,6 +63,11 @@ class Home:
         return self.path / "hermitcrab.toml"
 
     @property
+    def mounts_file(self) -> Path:
+        """The allow-list of additional mounts."""
+        return self.path / "mounts.toml"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "hermitcrab.lock"
 
