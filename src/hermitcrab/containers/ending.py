@@ -64,7 +64,9 @@ class Ender:
             text=ending.text,
             rows_returned=len(returned),
         )
-        await self._engine.remove(slot.name)
+        left = await self._engine.inspect(slot.name)
+        if left is None or left.generation <= generation:  # A newer one has its own life (law 3).
+            await self._engine.remove(slot.name)
         await to_thread.run_sync(self._desk.clear, slot.session, generation)
         if not ending.planned and duration is not None and duration >= HEALTHY_AFTER_S:
             slot.failures = 0
