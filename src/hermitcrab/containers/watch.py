@@ -86,6 +86,15 @@ def is_idle(slot: Slot) -> bool:
 
 
 def least_recently_active(slots: Iterable[Slot]) -> Slot | None:
-    """Which container to end when room is needed; None: all of them work."""
-    quiet = [slot for slot in slots if slot.life.phase is Phase.FROZEN or is_idle(slot)]
-    return min(quiet, key=lambda slot: slot.active_at, default=None)
+    """Which container to end when room is needed; None: all of them have messages to answer.
+
+    The runner's word counts for as long as there are others: one that has nothing of ours cannot hold its place by it.
+    """
+    every = list(slots)
+    quiet = [slot for slot in every if slot.life.phase is Phase.FROZEN or is_idle(slot)]
+    owing_nothing = [
+        slot
+        for slot in every
+        if slot.life.phase is Phase.READY and slot.exchange is not None and slot.exchange.outstanding == 0
+    ]
+    return min(quiet or owing_nothing, key=lambda slot: slot.active_at, default=None)
