@@ -8,38 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hermitcrab.cli.main import COMMANDS
 from hermitcrab.settings.load import explain
 from hermitcrab_wire import faults
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = (
-    "up",
-    "status",
-    "stop",
-    "chat",
-    "groups list",
-    "groups create",
-    "groups show",
-    "sessions list",
-    "sessions show",
-    "sessions stop",
-    "sessions interrupt",
-    "logs",
-    "deaths",
-    "mounts explain",
-    "mounts list",
-    "doctor",
-    "config show",
-    "image build",
-    "demo",
-    "bench roundtrip",
-    "bench wake",
-    "bench idle",
-    "bench thaw",
-    "bench adopt",
-    "bench storm",
-    "bench throughput",
-)
 
 
 def settings_page() -> str:
@@ -64,7 +37,7 @@ def settings_page() -> str:
 def commands_page() -> str:
     """Every command's own help."""
     lines = ["# Commands", "", "Written by `docs/reference/generate.py` from each command's `--help`.", ""]
-    for command in COMMANDS:
+    for command in (each.name for each in COMMANDS):
         shown = subprocess.run(
             [sys.executable, "-m", "hermitcrab.cli.main", *command.split(), "--help"],
             env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
