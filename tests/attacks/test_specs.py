@@ -413,6 +413,35 @@ async def test_a_hostile_image_decides_nothing(
         assert (await host.runner.certificates(intruder.session))[-1]["exit_code"] == 0
 
 
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+async def test_a_tag_that_is_moved_after_the_look_at_it_changes_nothing(
+    engine: str, options: dict[str, Any], tmp_path: Path, hostile_image: str
+) -> None:
+    tag = f"hermitcrab-test-moved:{uuid.uuid4().hex[:8]}"
+    repository, _, version = tag.partition(":")
+    api = EngineApi(engine, options[f"{engine}_socket"])  # type: ignore[arg-type]
+
+    async def point_at(image: str) -> str:
+        params = {"repo": repository, "tag": version}
+        await api.read("POST", f"/images/{image}/tag", doing="move the tag", params=params)
+        found = await api.request("GET", f"/images/{image}/json", doing="look")
+        return str(found["Id"]).removeprefix("sha256:")
+
+    try:
+        honest = await point_at(options["image"])
+        async with host_on(tmp_path / "home", engine, **{**options, "image": tag}) as (host, _):
+            intruder = await intrude(host, "chat")
+            spec = await intruder.spec(RUNS)
+            assert await point_at(hostile_image) != honest
+            await host.engine.create(spec)
+            made = await api.request("GET", f"/containers/{spec.name}/json", doing="look")
+            assert str(made["Image"]).removeprefix("sha256:") == honest
+            await host.engine.remove(spec.name)
+    finally:
+        await api.request("DELETE", f"/images/{tag}", doing="remove the tag", params={"force": "true"})
+        await api.aclose()
+
+
 async def say_in(host: Host, chat: str) -> str:
     receipt = await say(host, Address(channel_type="recording", platform_id=chat), "one", "hello")
     return str(receipt.row_ids[0])

@@ -65,7 +65,8 @@ class DockerEngine:
         self._installation = options.installation
         self._api = EngineApi(name, options.socket)
         self._dialect: docker_body.Dialect | None = None
-        self._volumes: dict[str, tuple[str, ...]] = {}
+        self._images: dict[str, tuple[str, tuple[str, ...]]] = {}
+        """Id and volumes of each image that was looked at, by the name that was asked for."""
 
     async def capabilities(self) -> Capabilities:
         return docker_answers.capabilities(self._engine, await self._info())
@@ -93,14 +94,16 @@ class DockerEngine:
                 hint=f"{self.name} pull {image}; or, from the source: {self.name} build -t {image} "
                 "-f image/Containerfile image",
             ) from error
-        self._volumes[image] = docker_answers.volumes_of(answer or {})
+        found = answer or {}
+        self._images[image] = str(found.get("Id") or image), docker_answers.volumes_of(found)
 
     async def create(self, spec: ContainerSpec) -> None:
-        if spec.image is None or spec.image not in self._volumes:
+        if spec.image is None or spec.image not in self._images:
             await self.ensure_image(spec.image)
-        image = str(spec.image)
+        # By its id: a tag that is moved meanwhile is another image, with volumes that nobody looked at.
+        image, volumes = self._images[str(spec.image)]
         dialect = self._dialect or await self._learn_dialect()
-        body = docker_body.create_body(spec, image=image, dialect=dialect, image_volumes=self._volumes[image])
+        body = docker_body.create_body(spec, image=image, dialect=dialect, image_volumes=volumes)
         await anyio.to_thread.run_sync(_verify_sources, spec)
         await self._api.request(
             "POST",
