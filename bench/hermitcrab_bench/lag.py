@@ -22,9 +22,9 @@ async def sampling(*, every_s: float = EVERY_S) -> AsyncIterator[list[float]]:
 
     async def sample() -> None:
         while True:
-            began = time.perf_counter()
+            began = time.monotonic()
             await anyio.sleep(every_s)
-            lag = time.perf_counter() - began - every_s
+            lag = time.monotonic() - began - every_s
             samples.extend(with_missed(lag, every_s))
 
     async with anyio.create_task_group() as tasks:

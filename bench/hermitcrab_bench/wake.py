@@ -25,7 +25,7 @@ async def run(*, engine: str = "bubblewrap", runs: int = 15) -> dict[str, Any]:
         floors: list[float] = []
         stages: dict[str, list[float]] = {}
         for number in range(runs + 1):
-            began = time.perf_counter()
+            began = time.monotonic()
             receipt = await say(host, address, f"m-{number}", "hello")
             replied, _ = await channel.answer_to(receipt.row_ids[0])
             session = await session_of(host, receipt.session_ids[0])
@@ -68,10 +68,10 @@ async def _floor(host: Host, number: int) -> float:
         gid=host.starter.gid,
         workdir="/tmp",  # in the container
     )
-    began = time.perf_counter()
+    began = time.monotonic()
     try:
         await host.engine.create(spec)
         await host.engine.start(name)
-        return (time.perf_counter() - began) * 1000
+        return (time.monotonic() - began) * 1000
     finally:
         await host.engine.remove(name)

@@ -30,6 +30,8 @@ class Receipt:
     row_ids: tuple[str, ...] = ()
     """One row for each agent that heard it."""
     session_ids: tuple[str, ...] = ()
+    persisted_at: float | None = None
+    """On the monotonic clock: when the last of the rows was on disk."""
 
 
 class Channel(Protocol):

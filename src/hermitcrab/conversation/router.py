@@ -43,9 +43,11 @@ class Router:
             return Receipt(accepted=False, reason="no agent of this chat is addressed by it")
         rows: list[tuple[Session, InboundRow]] = []
         repeats = 0
+        persisted_at: float | None = None
         for hearing, known in plan.heard:
             session = known or await self._new_session(hearing, plan.chat, message)
             row = await self._accept(session, hearing, message)
+            persisted_at = time.monotonic()
             if row is None:
                 repeats += 1
             rows.append((session, row or _row(hearing, message)))
@@ -56,6 +58,7 @@ class Router:
             reason="it was received before" if repeats == len(plan.heard) else None,
             row_ids=tuple(row.id for _, row in rows),
             session_ids=tuple(session.id for session, _ in rows),
+            persisted_at=persisted_at,
         )
 
     async def _new_session(self, hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> Session:

@@ -43,7 +43,7 @@ class RecordingChannel:
         self._next = anyio.Event()
 
     async def deliver(self, delivery: Delivery) -> str | None:
-        now = time.perf_counter()
+        now = time.monotonic()
         key = delivery.in_reply_to or delivery.key
         self.delivered.setdefault(key, (now, delivery))
         self._next.set()
