@@ -19,7 +19,7 @@ from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.images import default_tag
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
-from hermitcrab.containers.reconcile import Reconciled, reconcile
+from hermitcrab.containers.reconcile import Reconciled, Reconciler
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import Told
 from hermitcrab.containers.starting import Starter
@@ -73,6 +73,7 @@ class Host:
     terminal: TerminalChannel
     gateway: Gateway
     reconciled: Reconciled
+    reconciler: Reconciler
     stop_requested: anyio.Event = field(default_factory=anyio.Event)
     """Set to ask whoever opened the host to leave."""
 
@@ -135,13 +136,17 @@ async def open_host(
     *,
     extra_channels: Mapping[str, Channel] | None = None,
     keep_containers: bool = False,
+    engine: Engine | None = None,
 ) -> AsyncIterator[Host]:
-    """A host on a prepared and locked home. Leaving it ends the containers, unless `keep_containers`."""
+    """A host on a prepared and locked home. Leaving it ends the containers, unless `keep_containers`.
+
+    `engine`: one that is open already, in place of the one that the settings name.
+    """
     check_provider(settings)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store.open(home.database))
         install = await store.write(installation.get_or_create)
-        engine = open_engine(home, settings, install)
+        engine = engine or open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
         mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
         terminal = TerminalChannel()
@@ -195,7 +200,9 @@ async def open_host(
         await tasks.start(deliverer.run)
         await tasks.start(notices.run)
         await tasks.start(runner.run)
-        reconciled = await reconcile(runner=runner, ender=ender, engine=engine, store=store, mailboxes=mailboxes)
+        reconciler = Reconciler(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
+        reconciled = await reconciler.reconcile()
+        tasks.start_soon(reconciler.run)
         for session in reconciled.delivering:
             deliverer.notify(session)
         try:
@@ -213,11 +220,11 @@ async def open_host(
                 terminal=terminal,
                 gateway=gateway,
                 reconciled=reconciled,
+                reconciler=reconciler,
             )
         finally:
-            if not keep_containers:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
-                    await runner.stop_all()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
+                await runner.close(keep_containers=keep_containers)
             tasks.cancel_scope.cancel()
 
 

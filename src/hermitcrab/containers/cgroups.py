@@ -51,9 +51,13 @@ class CgroupFiles:
         return file.read_text()
 
     def write(self, file: Path, text: str) -> None:
-        # Without O_CREAT and O_TRUNC: a file that is not there is a controller that is not there.
-        with file.open("r+") as opened:
-            opened.write(text)
+        # Without O_CREAT and O_TRUNC: a file that is not there is a controller that is not there. By descriptor, as a
+        # Python file object looks for its position first, which fails oddly when the group is removed meanwhile.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
 
 
 class Group(Protocol):
@@ -72,7 +76,8 @@ class Group(Protocol):
     def freeze(self) -> None:
         """Raises EngineError when not everything in it stood still in time."""
 
-    def thaw(self) -> None: ...
+    def thaw(self) -> None:
+        """A group that is gone has nothing to thaw."""
 
     def frozen(self) -> bool: ...
 
@@ -240,7 +245,7 @@ class GroupVersion1:
 
     def thaw(self) -> None:
         if folder := self.folders.get("freezer"):
-            self.files.write(folder / "freezer.state", "THAWED")
+            _write_unless_gone(self.files, folder / "freezer.state", "THAWED")
 
     def frozen(self) -> bool:
         folder = self.folders.get("freezer")
@@ -303,7 +308,7 @@ class GroupVersion2:
             raise _not_frozen()
 
     def thaw(self) -> None:
-        self.files.write(self.folder / "cgroup.freeze", "0")
+        _write_unless_gone(self.files, self.folder / "cgroup.freeze", "0")
 
     def frozen(self) -> bool:
         return _read(self.files, self.folder / "cgroup.freeze").strip() == "1"
@@ -362,6 +367,15 @@ def _settled(done: Callable[[], bool]) -> bool:
             return False
         time.sleep(_SETTLE_STEP_S)
     return True
+
+
+def _write_unless_gone(files: CgroupFiles, file: Path, text: str) -> None:
+    """Whoever else ended the container may have removed its group, before the file was opened or after."""
+    try:
+        files.write(file, text)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise
 
 
 def _read(files: CgroupFiles, file: Path) -> str:

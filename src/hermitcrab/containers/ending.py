@@ -13,12 +13,14 @@ from hermitcrab.containers.certificates import Certificate
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
 from hermitcrab.containers.slot import Slot
-from hermitcrab.errors import EngineError
+from hermitcrab.errors import EngineError, HermitcrabError
 from hermitcrab.logic.ending import HEALTHY_AFTER_S, TRIES_AT_MOST, Ending, explain
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerStatus, ContainerView, ExitRecord
 from hermitcrab.model.ids import Generation, MessageId, new_id
 from hermitcrab.model.messages import OutboundRow
+from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
 from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
@@ -32,17 +34,16 @@ class Ender:
         self._engine, self._desk = engine, desk
 
     async def bury(self, slot: Slot, ending: Ending, record: ExitRecord | None) -> None:
-        """Certificate, then removal; the order lets a crash in between be repeated without a loss."""
+        """Certificate, then removal; the order lets a crash in between be repeated without a loss.
+
+        Raises EngineError when it cannot be removed. A full disk or a damaged mailbox does not keep a container alive:
+        what cannot be written down is logged, and claims that are not given back now are at the next start.
+        """
         generation = slot.life.generation
         now = time.monotonic()
         duration = now - slot.started_at if slot.started_at is not None else None
         lines = await self._last_lines(slot.name)
-        if slot.exchange is not None:
-            await slot.exchange.note_claims()
-        await slot.close_resources()
-        returned = await self._mailboxes.run(
-            slot.session, lambda mailbox: mailbox.release_claims(Generation(generation + 1))
-        )
+        returned = await self._give_back(slot)
         certificate = Certificate(
             session=slot.session.id,
             generation=generation,
@@ -51,18 +52,17 @@ class Ender:
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
             duration_s=round(duration, 3) if duration is not None else None,
             exit_code=record.exit_code if record else None,
-            rows_returned=len(returned),
+            rows_returned=returned,
             log=lines,
         )
-        path = session_folders(self._home, slot.session).certificates
-        await certificates.keep(self._store, path, certificate)
+        await self._keep(slot.session, certificate)
         log.info(
             "container.ended",
             session=slot.session.id,
             generation=generation,
             cause=ending.cause,
             text=ending.text,
-            rows_returned=len(returned),
+            rows_returned=returned,
         )
         left = await self._engine.inspect(slot.name)
         if left is None or left.generation <= generation:  # A newer one has its own life (law 3).
@@ -72,6 +72,25 @@ class Ender:
             slot.failures = 0
         slot.started_at = None
         slot.ended.set()
+
+    async def _give_back(self, slot: Slot) -> int:
+        """Close the link, and free the rows that its runner had. How many these were."""
+        newer = Generation(slot.life.generation + 1)
+        try:
+            if slot.exchange is not None:
+                await slot.exchange.note_claims()
+            return len(await self._mailboxes.run(slot.session, lambda mailbox: mailbox.release_claims(newer)))
+        except (HermitcrabError, OSError) as error:
+            log.error("rows.not-given-back", session=slot.session.id, text=str(error))
+            return 0
+        finally:
+            await isolated(slot.close_resources)
+
+    async def _keep(self, session: Session, certificate: Certificate) -> None:
+        try:
+            await certificates.keep(self._store, session_folders(self._home, session).certificates, certificate)
+        except (HermitcrabError, OSError) as error:
+            log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
 
     async def give_up_costly_rows(self, slot: Slot, ending: Ending) -> bool:
         """A message that ended container after container is failed, with a notice, so that others get their turn.
@@ -104,8 +123,15 @@ class Ender:
             given_up = True
         return given_up
 
-    async def certify_stale(self, view: ContainerView) -> None:
-        """A certificate for a container that an earlier host left and that is about to be removed."""
+    async def remove_stale(self, view: ContainerView) -> None:
+        """Remove a container that nobody attends, if it still is the one that was seen. Its certificate comes first."""
+        now = await self._engine.inspect(view.name)
+        if now is None or now.generation != view.generation:
+            return
+        await self._certify_stale(now)
+        await self._engine.remove(view.name)
+
+    async def _certify_stale(self, view: ContainerView) -> None:
         session = await self._store.read(lambda connection: sessions.by_id(connection, view.session))
         if session is None:
             return
@@ -124,8 +150,7 @@ class Ender:
             exit_code=view.exit.exit_code if view.exit else None,
             log=await self._last_lines(view.name),
         )
-        path = session_folders(self._home, session).certificates
-        await certificates.keep(self._store, path, certificate)
+        await self._keep(session, certificate)
 
     async def exit_of(self, slot: Slot) -> ExitRecord | None:
         """The exit record of the slot's generation, if the engine has it."""

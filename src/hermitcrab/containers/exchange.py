@@ -18,7 +18,7 @@ import anyio
 import structlog
 
 from hermitcrab.containers.link import Connection
-from hermitcrab.errors import ConflictError, HermitcrabError
+from hermitcrab.errors import BadInputError, ConflictError, HermitcrabError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import Destination
@@ -30,6 +30,7 @@ from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import (
     INBOUND_WINDOW,
     MAX_CONTENT_BYTES,
+    MAX_INTEGER,
     MAX_ROWS_IN_A_FRAME,
     MAX_STATE_BYTES,
     OLDEST_PROTOCOL,
@@ -128,6 +129,13 @@ class Exchange:
         """Rows that the runner has and has not completed."""
         return len(self._flow.outstanding)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether rows may wait that could be pushed now: reading them failed."""
+        flow = self._flow
+        could = flow.connection is not None and len(flow.outstanding) < INBOUND_WINDOW
+        return could and flow.more_waits and not self._pumping.locked()
+
     # The link's side.
 
     async def greet(self, hello: frames.Hello, connection: Connection) -> frames.Refused | None:
@@ -147,21 +155,25 @@ class Exchange:
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
         flow.last_seq, flow.more_waits = _UNKNOWN, True
         self._beat("idle")
-        connection.send(
-            frames.Welcome(
-                protocol=PROTOCOL,
-                generation=self.generation,
-                session=self.session.id,
-                config=surroundings.config,
-                destinations=[_destination_json(each) for each in surroundings.destinations],
-                state=dict(state),
-            )
-        )
+        if not connection.send(self._welcome(surroundings, state)):
+            # The state is the agent's own. It may cost the session its memory, and never its next start.
+            log.error("state.does-not-fit", session=self.session.id, keys=len(state))
+            connection.send(self._welcome(surroundings, {}))
         faults.point("link.welcomed")
         self._outward.ready(hello)
         await self.pump(fresh_container=not hello.resumes and not self._greeted_before)
         self._greeted_before = True
         return None
+
+    def _welcome(self, surroundings: Surroundings, state: dict[str, str]) -> frames.Welcome:
+        return frames.Welcome(
+            protocol=PROTOCOL,
+            generation=self.generation,
+            session=self.session.id,
+            config=surroundings.config,
+            destinations=[_destination_json(each) for each in surroundings.destinations],
+            state=dict(state),
+        )
 
     async def handle(self, frame: frames.Frame, connection: Connection) -> None:
         if connection is not self._flow.connection:
@@ -221,7 +233,6 @@ class Exchange:
                 room = min(INBOUND_WINDOW - len(flow.outstanding), MAX_ROWS_IN_A_FRAME)
                 if room <= 0:
                     return
-                flow.more_waits = False
                 waiting = functools.partial(
                     Mailbox.pending,
                     limit=room,
@@ -229,7 +240,12 @@ class Exchange:
                     fresh_container=fresh_container,
                     now=datetime.now(UTC),
                 )
-                rows = await self._mailboxes.run(self.session, waiting)
+                flow.more_waits = False
+                try:
+                    rows = await self._mailboxes.run(self.session, waiting)
+                except BaseException:
+                    flow.more_waits = True  # Whoever comes next finds what was not read now.
+                    raise
                 rows = [row for row in rows if row.id not in flow.outstanding]
                 if rows and flow.connection is not None:
                     self._push(rows)
@@ -252,11 +268,12 @@ class Exchange:
         Not done at the claim itself: most turns of a fast provider would be over before. When the container ends, this
         is called before the rows are given back, so that the try counts.
         """
-        claimed, self._flow.claimed = self._flow.claimed, {}
-        for turn, ids in claimed.items():
+        claimed = self._flow.claimed
+        for turn, ids in list(claimed.items()):
             await self._mailboxes.run(
                 self.session, functools.partial(Mailbox.claim, turn=turn, ids=ids, generation=self.generation)
             )
+            claimed.pop(turn, None)
 
     async def ask(self, subject: str, arguments: dict[str, Any]) -> frames.Answer:
         """Ask the runner itself. Returns when it answers; the caller sets the deadline."""
@@ -285,7 +302,8 @@ class Exchange:
 
     async def _claim(self, frame: frames.Claim, connection: Connection) -> None:
         ids = [MessageId(each) for each in frame.ids if each in self._flow.outstanding]
-        self._flow.claimed[frame.turn] = ids
+        if ids:
+            self._flow.claimed[frame.turn] = ids
         faults.point("link.claimed")
         self._beat("thinking")
         connection.send(frames.Claimed(turn=frame.turn))
@@ -298,7 +316,7 @@ class Exchange:
                 | {"in_reply_to": frame.in_reply_to}
             )
             await self._mailboxes.run(self.session, lambda mailbox: mailbox.append([row]))
-        except (_RefusedError, ConflictError) as error:
+        except (_RefusedError, ConflictError, BadInputError) as error:
             connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.id))
             return
         connection.send(frames.Committed(id=frame.id))
@@ -310,7 +328,7 @@ class Exchange:
             outs = [await self._outbound_row(each) for each in frame.outs]
             ids = [MessageId(each) for each in frame.ids]
             await self._mailboxes.run(self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed))
-        except (_RefusedError, ConflictError) as error:
+        except (_RefusedError, ConflictError, BadInputError) as error:
             connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.turn))
             return
         flow = self._flow
@@ -330,7 +348,8 @@ class Exchange:
             after.pop(frame.key, None)
             if frame.value is not None:
                 after[frame.key] = frame.value
-            if sum(len(key) + len(value.encode()) for key, value in after.items()) > MAX_STATE_BYTES:
+            # As it travels: escapes can make text six times as long, and the whole must fit into one welcome.
+            if len(json.dumps(after, ensure_ascii=False).encode()) > MAX_STATE_BYTES:
                 return False
             mailbox.set_state(frame.key, frame.value)
             return True
@@ -368,7 +387,11 @@ class Exchange:
             raise WireError("malformed", "something said has no id or no content")
         if kind not in OUTBOUND_KINDS:
             raise _RefusedError("unknown-kind", f"messages of kind {str(kind)[:40]!r} are not accepted")
-        if len(json.dumps(content, ensure_ascii=False).encode()) > MAX_CONTENT_BYTES:
+        try:
+            size = len(json.dumps(content, ensure_ascii=False).encode())
+        except RecursionError as error:
+            raise _RefusedError("too-deep", "a message may not be nested that deeply") from error
+        if size > MAX_CONTENT_BYTES:
             raise _RefusedError("too-large", f"a message may have {MAX_CONTENT_BYTES} bytes")
         surroundings = self._flow.surroundings
         if surroundings is None:
@@ -409,7 +432,9 @@ class _RefusedError(HermitcrabError):
 
 
 def _code_of(error: HermitcrabError) -> str:
-    return error.code if isinstance(error, _RefusedError) else "id-reused"
+    if isinstance(error, _RefusedError):
+        return error.code
+    return "id-reused" if isinstance(error, ConflictError) else "not-accepted"
 
 
 def _address_of(name: str, destinations: list[Destination]) -> Address:
@@ -429,11 +454,24 @@ def _row_json(row: InboundRow) -> dict[str, Any]:
         "timestamp": row.timestamp,
         "trigger": row.trigger,
         "tries": row.tries,
-        "content": row.content,
+        "content": _with_plain_numbers(row.content),
         "channel_type": address.channel_type if address else None,
         "platform_id": address.platform_id if address else None,
         "thread_id": address.thread_id if address else None,
     }
+
+
+def _with_plain_numbers(value: Any) -> Any:
+    """Numbers beyond what the link takes become text: ids of some platforms are such numbers."""
+    match value:
+        case dict():
+            return {key: _with_plain_numbers(each) for key, each in value.items()}
+        case list():
+            return [_with_plain_numbers(each) for each in value]
+        case int() if abs(value) > MAX_INTEGER:
+            return str(value)
+        case _:
+            return value
 
 
 def _destination_json(destination: Destination) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Protocol
 import anyio
 import structlog
 
+from hermitcrab.errors import HermitcrabError
 from hermitcrab.settings.sockets import bind_unix
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
@@ -31,6 +32,7 @@ _UNREAD_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
 
 _HELLO_WITHIN_S = 10.0
 _UNKNOWN_FRAMES_AT_MOST = 100
+_PAUSE_AFTER_FAILURE_S = 0.5
 _CONNECTIONS_AT_MOST = 4
 """On one session's socket at a time: the runner's, and a few that have not been cut yet."""
 
@@ -54,13 +56,20 @@ class Connection:
         self._writer = writer
         self.closed = False
 
-    def send(self, frame: frames.Frame) -> None:
+    def send(self, frame: frames.Frame) -> bool:
+        """False: it was not sent, and never will be, as no frame can hold it. On a link that is gone, all is lost."""
         if self.closed:
-            return
-        self._writer.write(codec.encode(frame.to_json()))
+            return True
+        try:
+            line = codec.encode(frame.to_json())
+        except WireError as error:
+            log.error("link.frame-not-sent", type=frame.type, code=error.code, text=str(error))
+            return False
+        self._writer.write(line)
         if self._writer.transport.get_write_buffer_size() > _UNREAD_BYTES_AT_MOST:
             log.warning("link.peer-does-not-read")
             self.cut()
+        return True
 
     def cut(self) -> None:
         """Close at once; what was not sent yet is dropped."""
@@ -101,8 +110,15 @@ async def listening(
         open_connections.add(connection)
         try:
             await _serve_one(reader, connection, handler, _Throttle(bucket))
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             log.debug("link.broken")
+        except (HermitcrabError, OSError) as error:
+            # A full disk, say. The runner dials again and repeats what was not acknowledged; not at full speed.
+            log.warning("link.failed", folder=str(folder), text=str(error))
+            await anyio.sleep(_PAUSE_AFTER_FAILURE_S)
+        except Exception:  # the edge of one link: an error of ours costs this connection
+            log.exception("link.broken-by-us", folder=str(folder))
+            await anyio.sleep(_PAUSE_AFTER_FAILURE_S)
         finally:
             connection.cut()
             open_connections.discard(connection)

@@ -1,7 +1,8 @@
-"""What a host does first: bring what runs and what should run together.
+"""Bringing what runs and what should run together: at the host's start, and slowly ever after as the safety net.
 
 What of the engine's containers is ours and current is adopted, what is ours and stale is removed, and sessions that
-were left in the middle of something are looked at. Nothing of anybody else's is touched.
+were left in the middle of something are looked at. Nothing of anybody else's is touched. One session that cannot be
+settled holds up no other and does not keep the host from starting.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 import anyio
 import structlog
 
-from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.errors import EngineError
@@ -20,11 +20,14 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerView
 from hermitcrab.model.ids import Generation
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
 
 AT_ONCE = 16
 """Containers that are looked at together; one that is slow holds up no other."""
+
+SWEEP_INTERVAL_S = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -34,64 +37,109 @@ class Reconciled:
     adopted: int = 0
     removed: int = 0
     woken: int = 0
+    repaired: int = 0
+    """Containers whose end no event had told."""
     delivering: list[Session] = field(default_factory=list)
     """Sessions with messages that were not delivered yet."""
     engine_unknown: bool = False
     """The engine could not be asked: nothing was adopted, removed or started (law 1)."""
 
 
-async def reconcile(
-    *, runner: ContainerRunner, ender: Ender, engine: Engine, store: Store, mailboxes: Mailboxes
-) -> Reconciled:
-    """Bring what runs and what should run together. Work is by containers and unsettled sessions, not by history."""
-    result = Reconciled()
-    limiter = anyio.Semaphore(AT_ONCE)
-    try:
-        found = await engine.containers()
-    except EngineError as error:
-        log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
-        result.engine_unknown = True
-        found = []
+class Reconciler:
+    def __init__(self, *, runner: ContainerRunner, engine: Engine, store: Store, mailboxes: Mailboxes) -> None:
+        self._runner, self._engine, self._store, self._mailboxes = runner, engine, store, mailboxes
+        self._engine_unknown = True
+        """Sessions wait that nobody could start yet."""
 
-    async def settle_container(view: ContainerView) -> None:
-        async with limiter:
-            try:
-                if await runner.adopt(view):
-                    result.adopted += 1
-                    return
-                await ender.certify_stale(view)
-                await engine.remove(view.name)
-                result.removed += 1
-            except EngineError as error:
-                log.warning("reconcile.failed", container=view.name, text=error.message)
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await anyio.sleep(SWEEP_INTERVAL_S)
+            await isolated(self.sweep)
 
-    async with anyio.create_task_group() as tasks:
-        for view in found:
-            tasks.start_soon(settle_container, view)
+    async def reconcile(self) -> Reconciled:
+        """What a host does first. Work is by containers and unsettled sessions, not by history."""
+        result = Reconciled()
+        await self._look_at_containers(result)
+        await self._look_at_sessions(result)
+        log.info(
+            "reconciled",
+            adopted=result.adopted,
+            removed=result.removed,
+            woken=result.woken,
+            to_deliver=len(result.delivering),
+        )
+        return result
 
-    async def look(session: Session) -> None:
-        async with limiter:
-            if not runner.attends(session.id):
-                # No container of any older generation is left: what it had claimed is free again.
-                older = Generation(session.generation + 1)
-                await mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
-            counts = await mailboxes.run(session, Mailbox.counts)
-            if counts.undelivered:
-                result.delivering.append(session)
-            if counts.pending_triggers and not runner.attends(session.id) and not result.engine_unknown:
-                result.woken += 1
-                runner.request(session)
-            if not counts.undelivered and not counts.pending_triggers:
-                await runner.settle(session)
+    async def sweep(self) -> Reconciled:
+        """Repair what no event has told. Sessions are looked at only if the engine could not be asked before."""
+        result = Reconciled()
+        could_not = self._engine_unknown
+        await self._look_at_containers(result)
+        if could_not and not result.engine_unknown:
+            await self._look_at_sessions(result)
+        if result.adopted or result.removed or result.repaired or result.woken:
+            log.warning(
+                "sweep.repaired",
+                adopted=result.adopted,
+                removed=result.removed,
+                ended=result.repaired,
+                woken=result.woken,
+            )
+        return result
 
-    async with anyio.create_task_group() as tasks:
-        for session in await store.read(sessions.unsettled):
-            tasks.start_soon(look, session)
-    log.info(
-        "reconciled",
-        adopted=result.adopted,
-        removed=result.removed,
-        woken=result.woken,
-        to_deliver=len(result.delivering),
-    )
-    return result
+    async def _look_at_containers(self, result: Reconciled) -> None:
+        try:
+            found = await self._engine.containers()
+        except EngineError as error:
+            log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
+            result.engine_unknown = self._engine_unknown = True
+            return
+        self._engine_unknown = False
+        limiter = anyio.Semaphore(AT_ONCE)
+        missing = self._runner.live()
+
+        async def meet(view: ContainerView) -> None:
+            async with limiter:
+                match await self._runner.meet(view):
+                    case "adopted":
+                        result.adopted += 1
+                    case "removed":
+                        result.removed += 1
+                    case "kept":
+                        pass
+
+        async def look_again(session: Session) -> None:
+            async with limiter:
+                before = self._runner.generation_of(session.id)
+                await self._runner.look_again(session.id)
+                result.repaired += before is not None and self._runner.generation_of(session.id) != before
+
+        async with anyio.create_task_group() as tasks:
+            for view in found:
+                missing.pop(view.name, None)
+                tasks.start_soon(isolated, meet, view)
+            for session in missing.values():
+                tasks.start_soon(isolated, look_again, session)
+
+    async def _look_at_sessions(self, result: Reconciled) -> None:
+        limiter = anyio.Semaphore(AT_ONCE)
+
+        async def look(session: Session) -> None:
+            async with limiter:
+                if not self._runner.attends(session.id) and not result.engine_unknown:
+                    # No container of any older generation is left: what it had claimed is free again.
+                    older = Generation(session.generation + 1)
+                    await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
+                counts = await self._mailboxes.run(session, Mailbox.counts)
+                if counts.undelivered:
+                    result.delivering.append(session)
+                if counts.pending_triggers and not self._runner.attends(session.id) and not result.engine_unknown:
+                    result.woken += 1
+                    self._runner.request(session)
+                if not counts.undelivered and not counts.pending_triggers:
+                    await self._runner.settle(session)
+
+        async with anyio.create_task_group() as tasks:
+            for session in await self._store.read(sessions.unsettled):
+                tasks.start_soon(isolated, look, session)

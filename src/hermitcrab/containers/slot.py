@@ -55,7 +55,10 @@ class Surveyor(Protocol):
     def provider_of(self, session: Session, group: AgentGroup) -> str: ...
 
     async def packages(self, provider: str) -> Path | None:
-        """The folder with the provider's Python packages, made if need be. None: it needs none."""
+        """The folder with the provider's Python packages, made if need be. None: it needs none.
+
+        Raises EngineError, `spec-invalid` for a provider that there is not.
+        """
 
 
 class Door(Protocol):
@@ -87,7 +90,15 @@ class Slot:
     exchange: Exchange | None = None
     resources: AsyncExitStack | None = None
     starting: anyio.Event | None = None
+    start_scope: anyio.CancelScope | None = None
+    """Cancelled to call off the start that is under way."""
     outcome: WakeOutcome | None = None
+    wanted: bool = False
+    """A message came, or somebody asked, while it could not be started."""
+    retry: int = 0
+    """Number of the one timer that may start it again; an earlier timer does nothing."""
+    stopping: int = 0
+    """Calls to the engine that are ending it."""
     hello: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
     wanted_end: str | None = None

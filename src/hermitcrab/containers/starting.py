@@ -111,7 +111,8 @@ class Starter:
         provider = self._surveyor.provider_of(slot.session, slot.group)
         packages = await self._surveyor.packages(provider)
         around = await self._surveyor.surroundings(slot.session, slot.group)
-        await self._engine.ensure_image(self.image)
+        with _deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
+            await self._engine.ensure_image(self.image)
         materials: Materials = await to_thread.run_sync(
             functools.partial(
                 self._desk.prepare,

@@ -17,6 +17,7 @@ from hermitcrab.containers.slot import Slot
 from hermitcrab.errors import EngineError
 from hermitcrab.logic.lifecycle import Phase, Signal
 from hermitcrab.model.ids import SessionId
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import ContainerSettings
 
 INTERVAL_S = 5.0
@@ -34,10 +35,11 @@ class Watch:
         settings: ContainerSettings,
         slots: Mapping[SessionId, Slot],
         stop: Callable[[Slot, str], Awaitable[None]],
+        catch_up: Callable[[Slot], Awaitable[None]],
         unrealized: tuple[str, ...],
     ) -> None:
         self._engine, self._settings, self._slots = engine, settings, slots
-        self._stop = stop
+        self._stop, self._catch_up = stop, catch_up
         self._may_freeze = "freeze" not in unrealized
 
     async def run(self) -> None:
@@ -49,13 +51,17 @@ class Watch:
                 if time.monotonic() - began > 3 * INTERVAL_S:
                     continue  # The host itself stood still: every runner looks silent, and gets an interval to beat.
                 for slot in list(self._slots.values()):
-                    tasks.start_soon(self._look_over, slot)
+                    tasks.start_soon(isolated, self._look_over, slot)
 
     async def _look_over(self, slot: Slot) -> None:
         exchange, now = slot.exchange, time.monotonic()
         if exchange is None or slot.lock.locked():
             return
         quiet_s = now - slot.active_at
+        if (slot.life.phase is Phase.READY and exchange.is_behind) or (slot.life.phase is Phase.FROZEN and slot.wanted):
+            # A mailbox or an engine failed when there was something to push.
+            await self._catch_up(slot)
+            return
         if slot.life.phase is Phase.READY and now - exchange.pulse.at > SILENT_AFTER_S:
             await self._stop(slot, "hung")
         elif (is_idle(slot) or slot.life.phase is Phase.FROZEN) and quiet_s > self._settings.quiet_before_stop_s:

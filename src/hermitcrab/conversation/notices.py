@@ -10,7 +10,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from hermitcrab.channels.base import Channel
+from hermitcrab.channels.base import Channel, Delivery
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.errors import ChannelError, HermitcrabError
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -18,11 +18,14 @@ from hermitcrab.model.container import Finding
 from hermitcrab.model.ids import MessageId, SessionId, new_id
 from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import messaging_groups, sessions
 from hermitcrab.store.database import Store
 
 TYPING_INTERVAL_S = 4.0
 """Platforms show "is writing" for about five seconds."""
+
+SAID_WITHIN_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +50,7 @@ class Notices:
         if self._tasks is None or now - self._typed_at.get(session.id, -TYPING_INTERVAL_S) < TYPING_INTERVAL_S:
             return
         self._typed_at[session.id] = now
-        self._tasks.start_soon(self._type, session)
+        self._tasks.start_soon(isolated, self._type, session)
 
     def resting(self, session: Session) -> None:
         """The session's container is gone."""
@@ -56,7 +59,9 @@ class Notices:
     def finding(self, session_id: SessionId, finding: Finding) -> None:
         """Something of the gateway's that the people of a session should know. Returns at once."""
         if self._tasks is not None:
-            self._tasks.start_soon(self._tell_finding, session_id, f"{finding.text[:1].upper()}{finding.text[1:]}.")
+            self._tasks.start_soon(
+                isolated, self._tell_finding, session_id, f"{finding.text[:1].upper()}{finding.text[1:]}."
+            )
 
     async def _tell_finding(self, session_id: SessionId, text: str) -> None:
         session = await self._store.read(lambda connection: sessions.by_id(connection, session_id))
@@ -66,6 +71,7 @@ class Notices:
     async def trouble(self, session: Session, text: str) -> None:
         """One sentence to the session's chat, kept and delivered like the agent's own words. Never raises."""
         now = datetime.now(UTC)
+        address: Address | None = None
         try:
             address = await self._address(session)
             row = OutboundRow(
@@ -76,10 +82,20 @@ class Notices:
                 address=address,
             )
             await self._mailboxes.run(session, lambda mailbox: mailbox.append([row]))
-        except HermitcrabError as error:
-            log.error("notice.lost", session=session.id, text=text, reason=error.message)
+        except (HermitcrabError, OSError) as error:
+            # Often the very trouble that it tells of: then it is said once, without being kept.
+            log.error("notice.not-kept", session=session.id, text=text, reason=str(error))
+            await isolated(self._say_at_once, address, text, f"notice-{session.id}-{int(now.timestamp() * 1000)}")
             return
         self._deliverer.notify(session)
+
+    async def _say_at_once(self, address: Address | None, text: str, key: str) -> None:
+        channel = self._channels.get(address.channel_type) if address is not None else None
+        if channel is None or address is None:
+            return
+        content = {"text": text, "notice": True}
+        with anyio.move_on_after(SAID_WITHIN_S):
+            await channel.deliver(Delivery(key=key, address=address, kind="chat", content=content))
 
     async def _type(self, session: Session) -> None:
         address = await self._address(session)

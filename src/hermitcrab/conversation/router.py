@@ -7,11 +7,12 @@ import time
 from dataclasses import dataclass
 from sqlite3 import Connection
 
+import anyio
 import structlog
 
 from hermitcrab.channels.base import Receipt
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.errors import BadInputError
+from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import MessagingGroup
@@ -41,25 +42,44 @@ class Router:
             return Receipt(accepted=False, reason="no agent is wired to this chat")
         if not plan.heard:
             return Receipt(accepted=False, reason="no agent of this chat is addressed by it")
-        rows: list[tuple[Session, InboundRow]] = []
+        heard: list[tuple[Session, InboundRow]] = []
+        failed: list[HermitcrabError] = []
         repeats = 0
         persisted_at: float | None = None
-        for hearing, known in plan.heard:
-            session = known or await self._new_session(hearing, plan.chat, message)
-            row = await self._accept(session, hearing, message)
-            persisted_at = time.monotonic()
-            if row is None:
-                repeats += 1
-            rows.append((session, row or _row(hearing, message)))
-            if row is not None and row.trigger:
-                await self._runner.offer(session, row)
+        # A channel that goes away in between must not leave a row that is on disk and that nobody was told of.
+        with anyio.CancelScope(shield=True):
+            for hearing, known in plan.heard:
+                try:
+                    session = known or await self._new_session(hearing, plan.chat, message)
+                    accepted = await self._accept(session, hearing, message)
+                    persisted_at = time.monotonic()
+                    if accepted is None:
+                        repeats += 1
+                        await self._see_to_repeat(session, hearing, message)
+                except HermitcrabError as error:
+                    # One agent's trouble keeps no other from hearing it (law 14).
+                    failed.append(error)
+                    continue
+                if accepted is not None and accepted.trigger:
+                    await self._runner.offer(session, accepted)
+                heard.append((session, accepted or _row(hearing, message)))
+        if failed:
+            # The channel may bring it again: whoever has it already recognises the repeat.
+            raise failed[0]
         return Receipt(
             accepted=True,
             reason="it was received before" if repeats == len(plan.heard) else None,
-            row_ids=tuple(row.id for _, row in rows),
-            session_ids=tuple(session.id for session, _ in rows),
+            row_ids=tuple(row.id for _, row in heard),
+            session_ids=tuple(session.id for session, _ in heard),
             persisted_at=persisted_at,
         )
+
+    async def _see_to_repeat(self, session: Session, hearing: Hearing, message: ChannelMessage) -> None:
+        """Whoever sends something again may do so because nothing came of it."""
+        key = _row(hearing, message).id
+        row = await self._mailboxes.run(session, lambda mailbox: mailbox.inbound(key))
+        if row is not None and row.trigger and row.status == "pending":
+            self._runner.request(session)
 
     async def _new_session(self, hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> Session:
         session = Session(
@@ -127,11 +147,13 @@ def _check(message: ChannelMessage, bytes_at_most: int) -> None:
     if not 0 < len(message.id) <= 150:  # leaves room for suffixes within the link's limit
         raise BadInputError("a message's id must have 1 to 150 characters")
     try:
-        size = len(json.dumps(message.content, ensure_ascii=False).encode())
+        size = len(json.dumps(message.content, ensure_ascii=False, allow_nan=False).encode())
     except UnicodeEncodeError as error:
         raise BadInputError(
             "The message is not valid Unicode.", hint="Send it as UTF-8; nothing of it was kept."
         ) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError("The message is not plain JSON.", hint="Nothing of it was kept.") from error
     if size > bytes_at_most:
         raise BadInputError(
             f"The message has {size:,} bytes; the limit is {bytes_at_most:,}.",

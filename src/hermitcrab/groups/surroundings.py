@@ -9,6 +9,7 @@ import structlog
 
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
+from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
@@ -35,6 +36,12 @@ class GroupSurveyor:
         return (session.provider or group.provider or self._settings.agents.provider).lower()
 
     async def packages(self, provider: str) -> Path | None:
+        if provider not in PROVIDERS:
+            raise EngineError(
+                Failure.SPEC_INVALID,
+                f"there is no provider {provider[:40]!r}",
+                hint=f"Known providers: {', '.join(PROVIDERS)}.",
+            )
         if provider not in PROVIDERS_WITH_PACKAGES:
             return None
         return await ensure_provider_packages(

@@ -53,6 +53,8 @@ class Signal(StrEnum):
     START_FAILED = "start-failed"
     """Something between claim and hello failed and was cleaned up."""
     KILL_FAILED = "kill-failed"
+    CALLED_OFF = "called-off"
+    """Somebody wants it no more before it is up, and what was made of it was cleaned up."""
     REFUSED = "refused"
     ENGINE_LOST = "engine-lost"
     RETRY_DUE = "retry-due"
@@ -92,10 +94,11 @@ _EDGES: dict[Signal, dict[Phase, Phase]] = {
     Signal.THAWED: {Phase.FROZEN: Phase.READY},
     Signal.DRAIN: {Phase.READY: Phase.DRAINING},
     Signal.STOP: dict.fromkeys(
-        (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING), Phase.STOPPING
+        (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STUCK), Phase.STOPPING
     ),
     Signal.ENDED: {**dict.fromkeys(_WITH_CONTAINER, Phase.ABSENT), Phase.UNKNOWN: Phase.ABSENT},
     Signal.START_FAILED: dict.fromkeys((*_BEFORE_HELLO, Phase.STOPPING), Phase.BACKOFF),
+    Signal.CALLED_OFF: dict.fromkeys((Phase.QUEUED, *_BEFORE_HELLO), Phase.ABSENT),
     Signal.KILL_FAILED: {Phase.STOPPING: Phase.STUCK},
     Signal.REFUSED: dict.fromkeys((Phase.ABSENT, Phase.QUEUED, Phase.BACKOFF, *_BEFORE_HELLO), Phase.QUARANTINED),
     Signal.ENGINE_LOST: dict.fromkeys((*_BEFORE_HELLO, *LIVE), Phase.UNKNOWN),

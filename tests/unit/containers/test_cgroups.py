@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hermitcrab.containers.cgroups import CgroupFiles, Cgroups, Group
+from hermitcrab.containers.cgroups import CgroupFiles, Cgroups, Group, GroupVersion1
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import Limits
 from hermitcrab.model.ids import InstallationId
@@ -156,6 +157,38 @@ def test_a_removed_group_is_unknown_not_an_error(tmp_path: Path) -> None:
     assert group.usage().memory_bytes is None
 
 
+def test_thawing_a_group_that_is_gone_changes_nothing(tmp_path: Path) -> None:
+    group = made(version_2(tmp_path))
+    assert group.remove()
+    group.thaw()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV], ids=["before it was opened", "after"])
+def test_a_group_that_goes_while_it_is_thawed_is_thawed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    files = FakeV2()
+    group = made(version_2(tmp_path, files=files))
+
+    def write(file: Path, text: str) -> None:
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr(files, "write", write)
+    group.thaw()
+
+
+def test_a_group_that_cannot_be_thawed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = FakeV2()
+    group = made(version_2(tmp_path, files=files))
+
+    def write(file: Path, text: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(PermissionError):
+        group.thaw()
+
+
 def test_a_group_of_an_earlier_container_is_replaced(tmp_path: Path) -> None:
     cgroups = version_2(tmp_path)
     made(cgroups)
@@ -239,4 +272,28 @@ def test_version_1_limits_freezes_and_counts_a_real_process(version_1: Cgroups) 
         assert not group.frozen()
         process.stdin.close()
     assert group.out_of_memory_kills() == 0
+    assert group.remove()
+
+
+def test_version_1_takes_a_group_that_goes_while_it_is_thawed_as_thawed(version_1: Cgroups) -> None:
+    if version_1.unrealized:
+        pytest.skip(str(version_1.unrealized))
+    state = Path(version_1.parents["freezer"], "one/freezer.state")
+
+    class Late(CgroupFiles):
+        """Opens the file, as the real ones do, and has the group removed before it writes."""
+
+        def write(self, file: Path, text: str) -> None:
+            assert file == state
+            descriptor = os.open(file, os.O_WRONLY)
+            file.parent.rmdir()
+            try:
+                os.write(descriptor, text.encode())
+            finally:
+                os.close(descriptor)
+
+    made(version_1)
+    GroupVersion1({"freezer": state.parent}, Late()).thaw()
+    group = version_1.group("one")
+    assert group is not None
     assert group.remove()

@@ -45,6 +45,7 @@ class FakeContainers:
         self.written: list[str] = []
         self.read = anyio.Event()
         self.offered: list[InboundRow] = []
+        self.asked_for: list[Session] = []
 
     def views(self) -> list[SessionView]:
         return [
@@ -101,6 +102,9 @@ class FakeContainers:
 
     async def offer(self, session: Session, row: InboundRow) -> None:
         self.offered.append(row)
+
+    def request(self, session: Session) -> None:
+        self.asked_for.append(session)
 
 
 class FakeEngine:

@@ -20,7 +20,11 @@ EDGES = [
     (Phase.READY, Signal.DRAIN, Phase.DRAINING),
     *[
         (phase, Signal.STOP, Phase.STOPPING)
-        for phase in (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING)
+        for phase in (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STUCK)
+    ],
+    *[
+        (phase, Signal.CALLED_OFF, Phase.ABSENT)
+        for phase in (Phase.QUEUED, Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING)
     ],
     *[(phase, Signal.ENDED, Phase.ABSENT) for phase in (*LIVE, Phase.CREATED, Phase.UNKNOWN)],
     *[
