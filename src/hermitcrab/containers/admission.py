@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 
 from hermitcrab.containers.slot import Slot
+from hermitcrab.containers.slots import Slots
 from hermitcrab.containers.watch import least_recently_active
 from hermitcrab.logic.lifecycle import LIVE
 from hermitcrab.model.ids import SessionId
@@ -18,7 +19,7 @@ class Admission:
     def __init__(
         self,
         settings: ContainerSettings,
-        slots: Mapping[SessionId, Slot],
+        slots: Slots,
         stop: Callable[[Slot, str], Awaitable[None]],
     ) -> None:
         self._most, self._slots, self._stop = settings.max_running, slots, stop
@@ -50,7 +51,7 @@ class Admission:
         """With as many containers as may be, end the one that has been quiet longest; if all work, wait for one."""
         while len(self._taken()) >= self._most:
             changed = self._changed
-            idle = least_recently_active(each for key, each in self._slots.items() if key not in self._entering)
+            idle = least_recently_active(each for each in self._slots if each.session.id not in self._entering)
             if idle is not None:
                 await self._stop(idle, "quiet")
                 continue
@@ -61,4 +62,4 @@ class Admission:
                 self._waiting -= 1
 
     def _taken(self) -> set[SessionId]:
-        return self._entering | {key for key, slot in self._slots.items() if slot.life.phase in LIVE}
+        return self._entering | {slot.session.id for slot in self._slots if slot.life.phase in LIVE}

@@ -13,7 +13,7 @@ import structlog
 
 from hermitcrab.containers.exchange import Exchange, Surroundings
 from hermitcrab.errors import Failure
-from hermitcrab.logic.lifecycle import Life, Signal, step
+from hermitcrab.logic.lifecycle import Life, Phase, Signal, step
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
@@ -119,6 +119,21 @@ class Slot:
         else:
             log.info("lifecycle.ignored", session=self.session.id, phase=self.life.phase, signal=signal)
         return result.accepted
+
+    def view(self, *, engine: str, unrealized: tuple[str, ...]) -> SessionView:
+        pulse = self.exchange.pulse if self.exchange is not None else None
+        return SessionView(
+            session_id=self.session.id,
+            phase=self.life.phase.value,
+            generation=self.life.generation,
+            activity=pulse.activity if pulse and self.life.phase is Phase.READY else "",
+            detail=pulse.detail if pulse else None,
+            container=self.name,
+            engine=engine,
+            memory_bytes=pulse.rss_kb * 1024 if pulse and pulse.rss_kb is not None else None,
+            unrealized=unrealized,
+            text=self.text,
+        )
 
     async def close_resources(self) -> None:
         """Close the session's sockets. Idempotent."""

@@ -7,16 +7,16 @@ being slow.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 import structlog
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.slot import Slot
+from hermitcrab.containers.slots import Slots
 from hermitcrab.errors import EngineError
 from hermitcrab.logic.lifecycle import Phase, Signal
-from hermitcrab.model.ids import SessionId
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import ContainerSettings
 
@@ -33,7 +33,7 @@ class Watch:
         self,
         engine: Engine,
         settings: ContainerSettings,
-        slots: Mapping[SessionId, Slot],
+        slots: Slots,
         stop: Callable[[Slot, str], Awaitable[None]],
         catch_up: Callable[[Slot], Awaitable[None]],
         unrealized: tuple[str, ...],
@@ -50,7 +50,7 @@ class Watch:
                 await anyio.sleep(INTERVAL_S)
                 if time.monotonic() - began > 3 * INTERVAL_S:
                     continue  # The host itself stood still: every runner looks silent, and gets an interval to beat.
-                for slot in list(self._slots.values()):
+                for slot in self._slots:
                     tasks.start_soon(isolated, self._look_over, slot)
 
     async def _look_over(self, slot: Slot) -> None:

@@ -1,0 +1,100 @@
+"""What becomes of a container that the engine has and nobody here has made: taken over, or removed."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import anyio
+import structlog
+
+from hermitcrab.containers.background import Background
+from hermitcrab.containers.ending import Ender
+from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.hearing import Hearing
+from hermitcrab.containers.slot import Slot
+from hermitcrab.containers.slots import Slots
+from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.stopping import Stopper
+from hermitcrab.containers.waking import nudge
+from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
+from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Phase, Signal
+from hermitcrab.model.container import ContainerStatus, ContainerView
+from hermitcrab.observe.supervision import isolated
+
+log = structlog.get_logger(__name__)
+
+
+class Adopter:
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        background: Background,
+        engine: Engine,
+        starter: Starter,
+        ender: Ender,
+        stopper: Stopper,
+        hearing: Hearing,
+    ) -> None:
+        self._slots, self._background, self._engine = slots, background, engine
+        self._starter, self._ender, self._stopper = starter, ender, stopper
+        self._hearing = hearing
+
+    async def meet(self, view: ContainerView) -> Literal["kept", "adopted", "removed"]:
+        """Decide about a container that the engine has: ours already, taken over from an earlier host, or left over."""
+        try:
+            slot = await self._slots.open(view.session)
+        except NotFoundError:
+            await self._ender.remove_stale(view)
+            return "removed"
+        if slot.starting is not None or slot.life.phase in LIVE:
+            if view.status is ContainerStatus.EXITED or slot.life.phase in {Phase.STOPPING, Phase.STUCK}:
+                await self._stopper.look_again(slot.session.id)
+            return "kept"
+        async with slot.lock:
+            if slot.life.phase in LIVE:
+                return "kept"
+            try:
+                adopted = slot.life.phase in STARTABLE and await self._adopt(slot, view)
+                if not adopted:
+                    await self._ender.remove_stale(view)
+            finally:
+                self._slots.forget(slot)
+        if adopted:
+            self._background.spawn(self._await_adopted, slot)
+        return "adopted" if adopted else "removed"
+
+    async def _adopt(self, slot: Slot, view: ContainerView) -> bool:
+        runs = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
+        if view.generation != slot.session.generation or not runs:
+            return False
+        slot.hello, slot.ended = anyio.Event(), anyio.Event()
+        try:
+            spec = await self._starter.prepare(slot, view.generation)
+            if spec.spec_hash != view.spec_hash:
+                log.info("adopt.changed", session=view.session, generation=view.generation)
+                return False
+            await self._starter.open_sockets(slot, view.generation, self._hearing.of(slot))
+            if view.status is ContainerStatus.FROZEN:
+                await self._engine.thaw(view.name)
+        except (HermitcrabError, OSError) as error:
+            await isolated(slot.close_resources)
+            if isinstance(error, EngineError) and error.failure is Failure.RUNTIME_UNAVAILABLE:
+                raise  # Neither taken over nor given up: a sweep comes back to it (law 1).
+            log.warning("adopt.refused", session=view.session, text=str(error))
+            return False
+        slot.take(Signal.ADOPTED, view.generation)
+        slot.started_at = slot.active_at = time.monotonic()
+        return True
+
+    async def _await_adopted(self, slot: Slot) -> None:
+        generation = slot.life.generation
+        try:
+            await self._starter.await_hello(slot)
+            slot.take(Signal.HELLO, generation)
+            log.info("container.adopted", session=slot.session.id, generation=generation)
+            await nudge(slot)
+        except EngineError:
+            if slot.life.generation == generation and slot.life.phase is Phase.STARTING:
+                await self._stopper.stop(slot, "hung")

@@ -1,0 +1,63 @@
+"""What the host does about what a runner says on its link, apart from its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from hermitcrab.containers.admission import Admission
+from hermitcrab.containers.background import Background
+from hermitcrab.containers.exchange import Outward
+from hermitcrab.containers.slot import Slot, Told
+from hermitcrab.containers.watch import is_idle
+from hermitcrab_wire import frames
+
+OFFENCES_AT_MOST = 3
+"""Broken contracts on a link before the container is ended."""
+
+log = structlog.get_logger(__name__)
+
+
+class Hearing:
+    def __init__(
+        self,
+        *,
+        background: Background,
+        told: Told,
+        admission: Admission,
+        stop: Callable[[Slot, str], Awaitable[None]],
+    ) -> None:
+        self._background, self._told = background, told
+        self._admission, self._stop = admission, stop
+
+    def of(self, slot: Slot) -> Outward:
+        """Whom the slot's exchange tells what."""
+        session = slot.session
+
+        def ready(hello: frames.Hello) -> None:
+            slot.timings.setdefault("runner", float(hello.uptime_ms))
+            slot.timings.setdefault("runner_rss_kb", float(hello.rss_kb))
+            slot.hello.set()
+
+        def working() -> None:
+            slot.active_at = time.monotonic()
+            self._told.working(session)
+
+        def said() -> None:
+            slot.active_at = time.monotonic()
+            self._told.said(session)
+            if is_idle(slot):
+                self._admission.changed()
+
+        def farewell(reason: str) -> None:
+            slot.farewell = reason
+
+        def offended(text: str) -> None:
+            slot.offences += 1
+            log.warning("link.offence", session=session.id, count=slot.offences, text=text)
+            if slot.offences >= OFFENCES_AT_MOST:
+                self._background.spawn(self._stop, slot, "broke-contract")
+
+        return Outward(ready=ready, said=said, working=working, farewell=farewell, offended=offended)

@@ -1,0 +1,207 @@
+"""Having a container when it is wanted: pushing to a live one, thawing a frozen one, starting one that is not there.
+
+Concurrent wakes join one attempt. `starting.py` makes one start, stage by stage.
+"""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import structlog
+
+from hermitcrab.containers.admission import Admission
+from hermitcrab.containers.background import Background
+from hermitcrab.containers.ending import Ender
+from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.hearing import Hearing
+from hermitcrab.containers.retrying import Retries
+from hermitcrab.containers.slot import Slot, Told, WakeOutcome
+from hermitcrab.containers.slots import Slots
+from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.stopping import CLEARED_WITHIN_S
+from hermitcrab.errors import (
+    EngineError,
+    Failure,
+    HermitcrabError,
+    NotFoundError,
+    StoreDamagedError,
+    StoreTooNewError,
+)
+from hermitcrab.logic.ending import Ending, explain
+from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Life, Phase, Signal
+from hermitcrab.model.ids import SessionId
+from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
+
+log = structlog.get_logger(__name__)
+
+
+class Waker:
+    def __init__(
+        self,
+        *,
+        slots: Slots,
+        background: Background,
+        engine: Engine,
+        starter: Starter,
+        ender: Ender,
+        admission: Admission,
+        hearing: Hearing,
+        retries: Retries,
+        told: Told,
+    ) -> None:
+        self._slots, self._background, self._engine = slots, background, engine
+        self._starter, self._ender, self._admission = starter, ender, admission
+        self._hearing, self._retries, self._told = hearing, retries, told
+        self.last_timings: dict[SessionId, dict[str, float]] = {}
+        """Milliseconds of each session's last start or thaw, by stage."""
+
+    async def wake(self, session: Session) -> WakeOutcome:
+        """Have a live container for the session, unless that must wait. Never raises."""
+        slot = self._slots.get(session.id)
+        if not self._background.takes_work:
+            return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="the host is not running")
+        if slot is None:
+            try:
+                slot = await self._slots.open(session.id)
+            except HermitcrabError as error:
+                return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text=error.message)
+        if slot.life.phase is Phase.READY and slot.starting is None:
+            await isolated(nudge, slot)
+            return WakeOutcome(kind="live")
+        if slot.life.phase is Phase.FROZEN:
+            return await self._thaw(slot)
+        if slot.starting is None:
+            if slot.life.phase not in STARTABLE:
+                slot.wanted = True
+                return WakeOutcome(kind="waiting", text=slot.text or f"the container is {slot.life.phase}")
+            slot.starting, slot.outcome, slot.wanted = anyio.Event(), None, False
+            slot.retry += 1
+            slot.take(Signal.WANTED)
+            self._background.spawn(self._start, slot)
+        if slot.start_scope is not None and slot.start_scope.cancel_called:
+            slot.wanted = True
+        await slot.starting.wait()
+        if slot.life.phase is Phase.READY:
+            # What was committed while the runner was being greeted may have been pushed by nobody.
+            await isolated(nudge, slot)
+        return slot.outcome or WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="the host is stopping")
+
+    async def _start(self, slot: Slot) -> None:
+        """One attempt, from claim to hello. Runs in the runner's own tasks: a caller's cancellation ends no start."""
+        began = time.monotonic()
+        outcome: WakeOutcome | None = None
+        called_off = False
+        try:
+            try:
+                with anyio.CancelScope() as slot.start_scope:
+                    async with self._admission.admitted(slot), slot.lock:
+                        if slot.life.phase in LIVE:
+                            outcome = WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
+                            return
+                        await self._starter.start(slot, self._hearing.of(slot), began)
+                        self.last_timings[slot.session.id] = dict(slot.timings)
+                        outcome = WakeOutcome(kind="started")
+                if outcome is None:
+                    called_off = True
+                    outcome = await self._called_off(slot)
+            except (HermitcrabError, OSError) as error:
+                outcome = await self._failed(slot, error)
+            except Exception as error:  # the edge of one session's start: nothing of it may end the host
+                log.exception("container.start-broken", session=slot.session.id)
+                outcome = await self._failed(slot, EngineError(Failure.UNKNOWN, f"an error of ours: {error!r}"))
+        finally:
+            slot.outcome = outcome
+            starting, slot.starting, slot.start_scope = slot.starting, None, None
+            if starting is not None:
+                starting.set()
+        if called_off:
+            if (slot.wanted or slot.wanted_end != "stopped") and not self._background.closing:
+                self._retries.after_failure(slot)
+            else:
+                self._slots.forget(slot)
+
+    async def _called_off(self, slot: Slot) -> WakeOutcome:
+        if slot.life.phase in STARTABLE:
+            await self._reread(slot)
+        else:
+            await self._clear_away(slot, explain(None, wanted=slot.wanted_end or "stopped", farewell=None))
+            slot.take(Signal.CALLED_OFF)
+        return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="it was called off")
+
+    async def _failed(self, slot: Slot, error: HermitcrabError | OSError) -> WakeOutcome:
+        failure = error.failure if isinstance(error, EngineError) else Failure.UNKNOWN
+        text = (
+            f"preparing the container failed: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        )
+        may_retry = failure.retryable and not isinstance(error, (StoreDamagedError, StoreTooNewError, NotFoundError))
+        slot.failures += 1
+        slot.text = text
+        generation = slot.life.generation
+        log.warning("container.start-failed", session=slot.session.id, failure=failure, text=text, count=slot.failures)
+        if slot.life.phase in STARTABLE:
+            await self._reread(slot)
+            if not may_retry:
+                slot.take(Signal.REFUSED)
+        else:
+            await self._clear_away(slot, Ending("start-failed", f"It did not come up: {text}"))
+            slot.take(Signal.START_FAILED if may_retry else Signal.REFUSED, generation)
+        delay = self._retries.after_failure(slot) if may_retry else None
+        await isolated(self._tell_trouble, slot, text, 1 if delay is None else 3)
+        return WakeOutcome(kind="failed", failure=failure, text=text, retry_in_s=delay)
+
+    async def _reread(self, slot: Slot) -> None:
+        """No claim, or none that is known of: the next attempt begins from what the store says."""
+        try:
+            slot.session = await self._starter.reread(slot.session.id)
+        except HermitcrabError as error:
+            log.warning("session.not-read", session=slot.session.id, text=error.message)
+        slot.life = Life(Phase.ABSENT, max(slot.session.generation, slot.life.generation))
+
+    async def _clear_away(self, slot: Slot, ending: Ending) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEARED_WITHIN_S):
+            try:
+                record = await self._ender.exit_of(slot)
+                await self._ender.bury(slot, ending, record)
+            except (HermitcrabError, OSError) as left:
+                # A foreign container has the name, or the engine is gone: the next attempt meets what is left.
+                log.warning("container.not-buried", session=slot.session.id, text=str(left))
+
+    async def _tell_trouble(self, slot: Slot, text: str, after: int) -> None:
+        if slot.failures >= after and not slot.troubled:
+            slot.troubled = True
+            await self._told.trouble(slot.session, f"I could not start: {text}. Your message is kept.")
+
+    async def _thaw(self, slot: Slot) -> WakeOutcome:
+        async with slot.lock:
+            if slot.life.phase is Phase.READY:
+                # It was being frozen and could not be, or somebody else has thawed it.
+                await isolated(nudge, slot)
+                return WakeOutcome(kind="live")
+            if slot.life.phase is not Phase.FROZEN:
+                slot.wanted = True
+                return WakeOutcome(kind="waiting", text=f"the container is {slot.life.phase}")
+            began = time.monotonic()
+            try:
+                await self._engine.thaw(slot.name)
+            except EngineError as error:
+                slot.wanted = True
+                log.warning("container.not-thawed", session=slot.session.id, text=error.message)
+                return WakeOutcome(kind="failed", failure=error.failure, text=error.message)
+            slot.wanted = False
+            slot.take(Signal.THAWED)
+            slot.active_at = time.monotonic()
+            if slot.exchange is not None:
+                slot.exchange.pulse.at = slot.active_at
+            await isolated(nudge, slot)
+            slot.timings["thaw"] = (time.monotonic() - began) * 1000
+            self.last_timings[slot.session.id] = dict(slot.timings)
+        return WakeOutcome(kind="thawed")
+
+
+async def nudge(slot: Slot) -> None:
+    """Push what waits in the mailbox, if the runner can be reached."""
+    if slot.exchange is not None:
+        slot.exchange.rows_may_wait()
+        await slot.exchange.pump()
