@@ -14,6 +14,7 @@ import structlog
 from hermitcrab.containers.exchange import Exchange, Surroundings
 from hermitcrab.errors import Failure
 from hermitcrab.logic.lifecycle import Life, Phase, Signal, step
+from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
@@ -48,11 +49,14 @@ class SessionView:
 
 
 class Surveyor(Protocol):
-    """Who knows what a session's runner is told at hello."""
+    """Who knows how a session's container is to be, and what its runner is told at hello."""
 
-    async def surroundings(self, session: Session, group: AgentGroup) -> Surroundings: ...
+    async def config(self, group: AgentGroup) -> ContainerConfig:
+        """What was decided on the group's containers, as it stands now."""
 
-    def provider_of(self, session: Session, group: AgentGroup) -> str: ...
+    def provider_of(self, session: Session, config: ContainerConfig) -> str: ...
+
+    async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings: ...
 
     async def packages(self, provider: str) -> Path | None:
         """The folder with the provider's Python packages, made if need be. None: it needs none.
@@ -86,6 +90,8 @@ class Slot:
     group: AgentGroup
     name: str
     life: Life
+    config: ContainerConfig = field(default_factory=ContainerConfig)
+    """What its container was made with: read once for each start, and at adoption."""
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     exchange: Exchange | None = None
     resources: AsyncExitStack | None = None

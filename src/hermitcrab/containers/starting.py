@@ -19,6 +19,7 @@ from hermitcrab.containers.materials import MaterialsDesk, interpreter_env, sess
 from hermitcrab.containers.slot import Door, Slot, Surveyor
 from hermitcrab.errors import EngineError, Failure, NotFoundError
 from hermitcrab.logic.lifecycle import Signal
+from hermitcrab.logic.precedence import limits
 from hermitcrab.logic.spec import Materials, build_spec
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerSpec, Limits
@@ -108,9 +109,10 @@ class Starter:
 
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
-        provider = self._surveyor.provider_of(slot.session, slot.group)
+        config = slot.config = await self._surveyor.config(slot.group)
+        provider = self._surveyor.provider_of(slot.session, config)
         packages = await self._surveyor.packages(provider)
-        around = await self._surveyor.surroundings(slot.session, slot.group)
+        around = await self._surveyor.surroundings(slot.session, slot.group, config)
         with _deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
             await self._engine.ensure_image(self.image)
         materials: Materials = await to_thread.run_sync(
@@ -132,7 +134,11 @@ class Starter:
             image=self.image,
             provider=provider,
             materials=materials,
-            limits=Limits(memory_bytes=containers.memory_mb * 1024 * 1024, pids=containers.pids, cpus=containers.cpus),
+            limits=limits(
+                config.limits,
+                Limits(memory_bytes=containers.memory_mb * 1024 * 1024, pids=containers.pids, cpus=containers.cpus),
+            ),
+            hardening=config.hardening,
             uid=self.uid,
             gid=self.gid,
             timezone=self._settings.agents.timezone,
@@ -147,7 +153,7 @@ class Starter:
             slot.session,
             generation,
             mailboxes=self._mailboxes,
-            surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group),
+            surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group, slot.config),
             outward=outward,
         )
         stack = AsyncExitStack()

@@ -10,9 +10,9 @@ from hermitcrab.control.lookup import group_json, group_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
 from hermitcrab.groups.creation import create_group
-from hermitcrab.model.groups import Destination, Wiring
+from hermitcrab.model.groups import AgentGroup, Destination, Wiring
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import agent_groups, destinations, messaging_groups, sessions, wirings
+from hermitcrab.store import agent_groups, container_configs, destinations, messaging_groups, sessions, wirings
 
 SESSIONS_SHOWN = 20
 
@@ -23,33 +23,41 @@ class GroupMethods:
 
     async def list(self, params: Params, _emit: Emit) -> Json:
         params.done()
-        found = await self._host.store.read(agent_groups.all_groups)
-        return {"groups": [group_json(group) for group in found]}
+        found = await self._host.store.read(_groups)
+        return {"groups": [group_json(group, provider) for group, provider in found]}
 
     async def create(self, params: Params, _emit: Emit) -> Json:
         folder, name, provider = params.text("folder"), params.optional_text("name"), params.optional_text("provider")
         params.done()
-        return {"group": group_json(await create_group(self._host.store, folder=folder, name=name, provider=provider))}
+        group = await create_group(self._host.store, folder=folder, name=name, provider=provider)
+        return {"group": group_json(group, provider)}
 
     async def show(self, params: Params, _emit: Emit) -> Json:
         folder = params.text("folder")
         params.done()
         group = await group_named(self._host, folder)
 
-        def read(connection: Connection) -> tuple[list[Json], list[Destination], list[Session]]:
+        def read(connection: Connection) -> tuple[str | None, list[Json], list[Destination], list[Session]]:
             return (
+                container_configs.provider_of(connection, group.id),
                 [_wiring_json(connection, each) for each in wirings.for_agent_group(connection, group.id)],
                 destinations.for_agent_group(connection, group.id),
                 sessions.page(connection, agent_group_id=group.id, limit=SESSIONS_SHOWN),
             )
 
-        wired, granted, newest = await self._host.store.read(read)
+        provider, wired, granted, newest = await self._host.store.read(read)
         return {
-            "group": group_json(group) | {"path": str(self._host.home.groups / group.folder)},
+            "group": group_json(group, provider) | {"path": str(self._host.home.groups / group.folder)},
             "wirings": wired,
             "destinations": [asdict(each) for each in granted],
             "sessions": await sessions_json(self._host, newest),
         }
+
+
+def _groups(connection: Connection) -> list[tuple[AgentGroup, str | None]]:
+    return [
+        (group, container_configs.provider_of(connection, group.id)) for group in agent_groups.all_groups(connection)
+    ]
 
 
 def _wiring_json(connection: Connection, wiring: Wiring) -> Json:

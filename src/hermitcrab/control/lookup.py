@@ -38,12 +38,13 @@ async def session_named(host: ControlledHost, name: str) -> Session:
     return found
 
 
-def group_json(group: AgentGroup) -> Json:
+def group_json(group: AgentGroup, provider: str | None) -> Json:
+    """`provider`: what its config says, if anything."""
     return {
         "folder": group.folder,
         "name": group.name,
         "id": group.id,
-        "provider": group.provider,
+        "provider": provider,
         "created_at": group.created_at,
     }
 

@@ -8,6 +8,7 @@ from sqlite3 import Connection
 
 from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE as TERMINAL
 from hermitcrab.errors import BadInputError, ConflictError
+from hermitcrab.logic import container_config
 from hermitcrab.logic.routing import EVERYTHING
 from hermitcrab.model.groups import AgentGroup, MessagingGroup, Wiring
 from hermitcrab.model.ids import (
@@ -19,7 +20,7 @@ from hermitcrab.model.ids import (
     new_id,
 )
 from hermitcrab.model.messages import Address
-from hermitcrab.store import agent_groups, messaging_groups, wirings
+from hermitcrab.store import agent_groups, container_configs, messaging_groups, wirings
 from hermitcrab.store.database import Store
 
 FIRST_GROUP = "main"
@@ -37,9 +38,8 @@ async def create_group(
         )
     now_ms = int(time.time() * 1000)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    group = AgentGroup(
-        id=AgentGroupId(new_id("ag", now_ms)), name=name or folder, folder=folder, provider=provider, created_at=now
-    )
+    group = AgentGroup(id=AgentGroupId(new_id("ag", now_ms)), name=name or folder, folder=folder, created_at=now)
+    config = container_config.parse({} if provider is None else {"provider": provider})
     chat = MessagingGroup(
         id=MessagingGroupId(new_id("mg", now_ms)),
         channel_type=TERMINAL,
@@ -59,6 +59,7 @@ async def create_group(
         if agent_groups.by_folder(connection, folder) is not None:
             return False
         agent_groups.insert(connection, group)
+        container_configs.put(connection, group.id, config)
         address = Address(channel_type=TERMINAL, platform_id=folder)
         if messaging_groups.by_address(connection, address) is None:
             messaging_groups.insert(connection, chat)

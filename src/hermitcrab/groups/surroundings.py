@@ -10,11 +10,13 @@ import structlog
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.precedence import provider_name
+from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.model import Settings
-from hermitcrab.store import destinations, messaging_groups
+from hermitcrab.store import container_configs, destinations, messaging_groups
 from hermitcrab.store.database import Store
 
 log = structlog.get_logger(__name__)
@@ -31,9 +33,12 @@ class GroupSurveyor:
     def __init__(self, store: Store, settings: Settings, *, package_cache: Path) -> None:
         self._store, self._settings, self._package_cache = store, settings, package_cache
 
-    def provider_of(self, session: Session, group: AgentGroup) -> str:
-        """Session before group before installation; the runner gets what is decided here, and nothing else."""
-        return (session.provider or group.provider or self._settings.agents.provider).lower()
+    async def config(self, group: AgentGroup) -> ContainerConfig:
+        return await self._store.read(lambda connection: container_configs.of(connection, group.id))
+
+    def provider_of(self, session: Session, config: ContainerConfig) -> str:
+        """The runner gets what is decided here, and nothing else."""
+        return provider_name(session.provider, config.provider, self._settings.agents.provider)
 
     async def packages(self, provider: str) -> Path | None:
         if provider not in PROVIDERS:
@@ -48,7 +53,7 @@ class GroupSurveyor:
             provider, self._package_cache, progress=lambda text: log.info("packages", provider=provider, text=text)
         )
 
-    async def surroundings(self, session: Session, group: AgentGroup) -> Surroundings:
+    async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings:
         agents = self._settings.agents
 
         def read(connection: Connection) -> Surroundings:
@@ -59,11 +64,11 @@ class GroupSurveyor:
             )
             return Surroundings(
                 config={
-                    "provider": self.provider_of(session, group),
-                    "assistant_name": agents.assistant_name or group.name,
-                    "model": agents.model,
-                    "effort": agents.effort,
-                    "max_messages_per_prompt": agents.max_messages_per_prompt,
+                    "provider": self.provider_of(session, config),
+                    "assistant_name": config.assistant_name or agents.assistant_name or group.name,
+                    "model": config.model or agents.model,
+                    "effort": config.effort or agents.effort,
+                    "max_messages_per_prompt": config.max_messages_per_prompt or agents.max_messages_per_prompt,
                     "timezone": agents.timezone,
                 },
                 destinations=destinations.for_agent_group(connection, group.id),

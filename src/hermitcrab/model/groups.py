@@ -15,13 +15,11 @@ IgnoredPolicy = Literal["drop", "accumulate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentGroup:
-    """A named agent: its folder, its provider, its configuration."""
+    """A named agent and its folder. How its containers are, its `ContainerConfig` says."""
 
     id: AgentGroupId
     name: str
     folder: str
-    provider: str | None = None
-    """None: the installation's default provider."""
     created_at: str = ""
 
 

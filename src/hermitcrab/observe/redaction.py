@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from hermitcrab.logic.credentials import SECRET_NAME, SHAPES
+
 REDACTED = "[redacted]"
 
 MAX_TEXT = 16_384
@@ -20,26 +22,7 @@ _SHORTEST_SECRET = 6
 """A registered value shorter than this would blot out ordinary words."""
 
 _SHAPES = re.compile(
-    r"""
-      -----BEGIN[ A-Z0-9]*PRIVATE\ KEY-----.*?(?:-----END[ A-Z0-9]*PRIVATE\ KEY-----|\Z)
-    | \bsk-[A-Za-z0-9_-]{16,}                               # Anthropic, OpenAI and their like
-    | \bgh[a-z]_[A-Za-z0-9]{16,} | \bgithub_pat_\w{16,} | \bglpat-[\w-]{16,}
-    | \bxox[a-z]-[A-Za-z0-9-]{8,} | \bxapp-[A-Za-z0-9-]{8,}
-    | \b(?:AKIA|ASIA)[A-Z0-9]{16}
-    | \bAIza[\w-]{30,}
-    | \b\d{8,12}:[A-Za-z0-9_-]{30,}                         # chat bots
-    | \beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?                # JSON web tokens
-    | (?<=[Bb]earer\ )[^\s"',;]{8,} | (?<=BEARER\ )[^\s"',;]{8,}
-    | (?<=[Bb]asic\ )[A-Za-z0-9+/=_-]{8,}
-    | (?<=://)[^\s/@"']{1,512}(?=@)                         # user:password@host
-    """,
-    re.VERBOSE | re.DOTALL | re.ASCII,
-)
-
-_SECRET_KEYS = re.compile(
-    r"(?:^|[_\-.])(?:authorization|cookie|set-cookie|password|passphrase|secret|api[_-]?key|x-api-key|"
-    r"access[_-]?token|refresh[_-]?token|auth[_-]?token|private[_-]?key)$",
-    re.IGNORECASE | re.ASCII,
+    SHAPES + r"""| (?<=://)[^\s/@"']{1,512}(?=@)  # user:password@host""", re.VERBOSE | re.DOTALL | re.ASCII
 )
 
 
@@ -85,7 +68,7 @@ class Redactor:
             case Mapping():
                 return {
                     self.text(str(key)): REDACTED
-                    if isinstance(each, str | bytes) and each and _SECRET_KEYS.search(str(key))
+                    if isinstance(each, str | bytes) and each and SECRET_NAME.search(str(key))
                     else self.value(each, depth + 1)
                     for key, each in value.items()
                 }

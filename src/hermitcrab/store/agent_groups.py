@@ -10,7 +10,7 @@ from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import FOLDER_NAME, RESERVED_FOLDER_NAMES, AgentGroupId
 from hermitcrab.store.clock import timestamp
 
-_COLUMNS = "id, name, folder, provider, created_at"
+_COLUMNS = "id, name, folder, created_at"
 
 
 def insert(connection: Connection, group: AgentGroup) -> None:
@@ -19,8 +19,8 @@ def insert(connection: Connection, group: AgentGroup) -> None:
         raise BadInputError(f"{group.folder[:80]!r} cannot be the folder of an agent group")
     try:
         connection.execute(
-            f"INSERT INTO agent_groups ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608  # constants only
-            (group.id, group.name, group.folder, group.provider, group.created_at or timestamp()),
+            f"INSERT INTO agent_groups ({_COLUMNS}) VALUES (?, ?, ?, ?)",  # noqa: S608  # constants only
+            (group.id, group.name, group.folder, group.created_at or timestamp()),
         )
     except sqlite3.IntegrityError as error:
         raise ConflictError(f"there is an agent group {group.folder!r} already") from error
@@ -44,6 +44,6 @@ def _one(connection: Connection, column: str, value: str) -> AgentGroup | None:
     return None if row is None else _group(row)
 
 
-def _group(row: tuple[str, str, str, str | None, str]) -> AgentGroup:
-    key, name, folder, provider, created_at = row
-    return AgentGroup(id=AgentGroupId(key), name=name, folder=folder, provider=provider, created_at=created_at)
+def _group(row: tuple[str, str, str, str]) -> AgentGroup:
+    key, name, folder, created_at = row
+    return AgentGroup(id=AgentGroupId(key), name=name, folder=folder, created_at=created_at)

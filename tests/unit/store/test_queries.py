@@ -18,9 +18,7 @@ from hermitcrab.store.database import migrations
 from hermitcrab.store.sqlite import connect
 
 ANN = AgentGroup(id=AgentGroupId("ag-ann"), name="Ann", folder="ann", created_at="2026-01-01T00:00:00.000Z")
-BOB = AgentGroup(
-    id=AgentGroupId("ag-bob"), name="Bob", folder="bob", provider="echo", created_at="2026-01-01T00:00:00.000Z"
-)
+BOB = AgentGroup(id=AgentGroupId("ag-bob"), name="Bob", folder="bob", created_at="2026-01-01T00:00:00.000Z")
 
 
 def chat(name: str | None, number: int) -> MessagingGroup:
