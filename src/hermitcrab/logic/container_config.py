@@ -72,19 +72,15 @@ def _not(problem: str) -> None:
 
 
 def _plain(text: str) -> str:
-    if any(character < " " or character == "\x7f" for character in text) or not _encodable(text):
+    if any(character < " " or character == "\x7f" for character in text):
         raise ValueError("holds characters that cannot be printed")
     return text
 
 
 def _prose(text: str) -> str:
-    if any(character < " " and character not in "\n\t" for character in text) or not _encodable(text):
+    if any(character < " " and character not in "\n\t" for character in text):
         raise ValueError("holds characters that cannot be printed")
     return text
-
-
-def _encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _no_credential(text: str) -> str:
@@ -340,4 +336,5 @@ def _problems(error: ValidationError) -> Iterator[str]:
         if each["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(each["loc"][-1]), KEYS, n=1) if len(each["loc"]) == 1 else []
             message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
-        yield f"{place}: {message[:1].lower()}{message[1:]}" if place else message
+        message = f"{message[:1].lower()}{message[1:]}"
+        yield f"{place}: {message}" if place else message

@@ -21,23 +21,28 @@ def of(connection: Connection, group_id: AgentGroupId) -> ContainerConfig:
     try:
         return container_config.parse(document(connection, group_id))
     except BadInputError as error:
-        raise StoreError(
-            f"The stored config of agent group {group_id} cannot be used. {error.message}",
-            hint="crab groups config import GROUP FILE puts a whole new one in its place.",
-        ) from error
+        raise _unusable(group_id, error.message) from error
 
 
 def provider_of(connection: Connection, group_id: AgentGroupId) -> str | None:
     """What the stored config says, for a listing: a config that cannot be used is no reason to show no group."""
-    found = document(connection, group_id).get("provider")
+    try:
+        found = document(connection, group_id).get("provider")
+    except StoreError:
+        return None
     return found if isinstance(found, str) else None
 
 
 def document(connection: Connection, group_id: AgentGroupId) -> dict[str, Any]:
-    """What is stored, unchecked: only what differs from the defaults."""
+    """What is stored: only what differs from the defaults. Unchecked, but for being an object; raises StoreError."""
     row = connection.execute("SELECT document FROM container_configs WHERE agent_group_id = ?", (group_id,)).fetchone()
-    found = {} if row is None else json.loads(row[0])
-    return found if isinstance(found, dict) else {}
+    if row is None:
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(row[0])
+    except ValueError as error:
+        raise _unusable(group_id, f"It is no JSON: {error}.") from error
+    return found
 
 
 def put(connection: Connection, group_id: AgentGroupId, config: ContainerConfig) -> None:
@@ -47,4 +52,11 @@ def put(connection: Connection, group_id: AgentGroupId, config: ContainerConfig)
         "INSERT INTO container_configs (agent_group_id, document, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (agent_group_id) DO UPDATE SET document = excluded.document, updated_at = excluded.updated_at",
         (group_id, text, timestamp()),
+    )
+
+
+def _unusable(group_id: AgentGroupId, reason: str) -> StoreError:
+    return StoreError(
+        f"The stored config of agent group {group_id} cannot be used. {reason}",
+        hint="crab groups config import GROUP FILE puts a whole new one in its place.",
     )

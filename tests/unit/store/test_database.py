@@ -18,7 +18,7 @@ from hermitcrab.store.database import Store
 
 
 def add(connection: Connection, folder: str) -> None:
-    connection.execute("INSERT INTO agent_groups VALUES (?, ?, ?, NULL, 'now')", (f"ag-{folder}", folder, folder))
+    connection.execute("INSERT INTO agent_groups VALUES (?, ?, ?, 'now')", (f"ag-{folder}", folder, folder))
 
 
 def folders(connection: Connection) -> list[str]:
