@@ -27,8 +27,8 @@ from hermitcrab.containers.engines.docker_api import EngineApi
 from hermitcrab.containers.images import build_agent_image, build_context
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.groups.creation import create_group
-from hermitcrab.logic.docker_body import NAME
 from hermitcrab.logic.spec import container_name
+from hermitcrab.logic.spec_check import NAME
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import AgentGroupId, InstallationId, SessionId
 from hermitcrab.model.messages import Address, ChannelMessage

@@ -15,6 +15,7 @@ from hermitcrab.containers.engines.docker import docker_engine, podman_engine
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.testing.engine_conformance import EngineLife, play
 from hermitcrab.testing.engine_conformance_inside import EngineInside
+from hermitcrab.testing.engine_conformance_strict import EngineStrict
 from hermitcrab.testing.engine_harness import EngineHarness
 from hermitcrab.testing.engines import available_engines
 from hermitcrab.testing.fake_engine import FakeEngine, FakeMachine
@@ -73,4 +74,9 @@ class TestLife(EngineLife):
 
 @pytest.mark.parametrize("harness", REAL, indirect=True)
 class TestInside(EngineInside):
+    pass
+
+
+@pytest.mark.parametrize("harness", REAL, indirect=True)
+class TestStrict(EngineStrict):
     pass

@@ -6,11 +6,11 @@ mounted. Order is meaning: bubblewrap carries out its arguments one after the ot
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic import spec_check
 from hermitcrab.model.container import ContainerSpec
 
 USER_IN_SANDBOX = 1000
@@ -20,8 +20,6 @@ HOST_ROOT_INSIDE = 65534
 """As which uid and gid the host's superuser appears inside: nobody, and never the container's own user."""
 
 SHARED_MEMORY_BYTES = 64 * 1024 * 1024
-
-_RESERVED = ("/proc", "/dev", "/sys")
 
 INSIDE = 'echo >&0; exec </dev/null >&2; exec "$@"'
 """The first program inside: says "ready", closes the two descriptors of the set-up (stdin is the socket that waits for
@@ -152,25 +150,13 @@ def enclosing(target: str, others: Iterable[str]) -> str | None:
 
 def check(spec: ContainerSpec) -> None:
     """Raise `spec-invalid` for what no sandbox can be made of, before anything is opened."""
-    if not spec.argv:
-        raise _invalid("The spec has no command")
-    if min(spec.uid, spec.gid) <= 0 or HOST_ROOT_INSIDE in {spec.uid, spec.gid}:
-        raise _invalid(f"A container cannot run as uid {spec.uid}, gid {spec.gid}")
-    words = [*spec.argv, *spec.env, *spec.env.values(), spec.workdir, *(each.target for each in spec.mounts)]
-    if any("\0" in word for word in words):
-        raise _invalid("The spec has a word with a NUL character in it")
-    for name in spec.env:
-        if not name or "=" in name:
-            raise _invalid(f"{name!r} is no name of an environment variable")
-    targets = [*(mount.target for mount in spec.mounts), *spec.tmpfs]
-    if len(set(targets)) != len(targets):
-        raise _invalid("The spec mounts two things on one path")
-    for path in (*targets, spec.workdir):
-        if not path.startswith("/") or path != posixpath.normpath(path) or path.startswith("//"):
-            raise _invalid(f"{path!r} is no plain absolute path")
-    for target in targets:
-        if target == "/" or any(target == each or target.startswith(f"{each}/") for each in _RESERVED):
-            raise _invalid(f"{target} belongs to the sandbox itself")
+    spec_check.check(spec)
+    if HOST_ROOT_INSIDE in {spec.uid, spec.gid}:
+        raise EngineError(
+            Failure.SPEC_INVALID,
+            f"A container cannot run as uid {spec.uid}, gid {spec.gid}",
+            hint=f"{HOST_ROOT_INSIDE} is how the superuser appears inside.",
+        )
 
 
 def user_namespace_map() -> str:
@@ -196,7 +182,3 @@ def etc_files(uid: int, gid: int, hostname: str) -> dict[str, str]:
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
         "/etc/resolv.conf": "",
     }
-
-
-def _invalid(message: str) -> EngineError:
-    return EngineError(Failure.SPEC_INVALID, message)

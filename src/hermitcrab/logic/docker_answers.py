@@ -177,8 +177,10 @@ def runtime_paths(info: Json) -> dict[str, str]:
     return {name: str(_part(runtimes, name).get("path", "")) for name in runtimes}
 
 
-def capabilities(engine: Literal["docker", "podman"], info: Json) -> Capabilities:
-    """What the engine's own `info` says that it cannot keep of a spec."""
+def capabilities(
+    engine: Literal["docker", "podman"], info: Json, *, strict: Mapping[str, str] | None = None
+) -> Capabilities:
+    """What the engine's own `info` says that it cannot keep of a spec. `strict`: of hardening `strict`, on top."""
     unrealized: dict[str, str] = {}
     version = str(info.get("ServerVersion", ""))
     for key, promise in (("MemoryLimit", "memory"), ("PidsLimit", "pids"), ("CpuCfsQuota", "cpus")):
@@ -195,7 +197,7 @@ def capabilities(engine: Literal["docker", "podman"], info: Json) -> Capabilitie
         unrealized["open-files"] = "rootless Podman passes no such limit on; default_ulimits in containers.conf holds"
     if engine == "podman" and dotted(version) < _PODMAN_TELLS_OOM:
         unrealized["oom-report"] = "Podman before 5.0 does not tell a lack of memory from a kill (exit code 137)"
-    return Capabilities(engine=engine, version=version, unrealized=unrealized)
+    return Capabilities(engine=engine, version=version, unrealized=unrealized, strict_unrealized=dict(strict or {}))
 
 
 def dotted(version: str) -> tuple[int, ...]:

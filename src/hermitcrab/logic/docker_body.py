@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.hardening import PROFILES, Profile
+from hermitcrab.logic.spec_check import check
 from hermitcrab.model.container import ContainerSpec, Mount
-
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
-"""Names that both engines take. Nothing in it can leave the path of an API address."""
 
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]{0,255}", re.ASCII)
 """Names of images, with registry, tag or digest. `..` must be looked for apart."""
@@ -40,19 +38,16 @@ class Dialect:
     """How many processes one user may have on this machine; Podman asks for more than it may, unless told."""
     sandbox_runtime: str | None = None
     """The runtime for `hardening = "strict"` (gVisor), where the machine has it."""
+    strict_seccomp: str | None = None
+    """The system-call filter of `strict`, as this engine takes one: Docker its text, Podman the path of a file."""
 
 
 def create_body(
     spec: ContainerSpec, *, image: str, dialect: Dialect, image_volumes: Iterable[str] = ()
 ) -> dict[str, Any]:
     """The body of `POST /containers/create`. Raises EngineError `spec-invalid` or `denied-by-policy`."""
-    _check(spec)
-    if spec.hardening == "strict" and dialect.sandbox_runtime is None:
-        raise EngineError(
-            Failure.DENIED_BY_POLICY,
-            f"Hardening 'strict' needs gVisor, which {dialect.engine} does not have here",
-            hint="Install runsc and register it as a runtime of the engine, or set hardening to 'standard'.",
-        )
+    check(spec)
+    profile = PROFILES[spec.hardening]
     limits = spec.limits
     host: dict[str, Any] = {
         "AutoRemove": False,
@@ -73,12 +68,12 @@ def create_body(
         "PublishAllPorts": False,
         "ReadonlyRootfs": True,
         "RestartPolicy": {"Name": "no"},
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": _security(profile, dialect),
         "ShmSize": min(SHARED_MEMORY_BYTES, limits.memory_bytes),
-        "Tmpfs": _tmpfs(spec, dialect, image_volumes),
+        "Tmpfs": _tmpfs(spec, profile, dialect, image_volumes),
         "Ulimits": _ulimits(spec, dialect),
     }
-    if spec.hardening == "strict":
+    if profile.wants_gvisor and dialect.sandbox_runtime is not None:
         host["Runtime"] = dialect.sandbox_runtime
     if dialect.engine == "podman" and dialect.rootless:
         host["UsernsMode"] = "keep-id"  # what the container writes then belongs to the user who runs the host
@@ -126,37 +121,6 @@ def mountpoint_in_source(mount: Mount, spec: ContainerSpec) -> str | None:
     return None if source is None else str(PurePosixPath(source) / target.relative_to(nearest))
 
 
-def _check(spec: ContainerSpec) -> None:
-    faults = []
-    if NAME.fullmatch(spec.name) is None:
-        faults.append(f"the name {spec.name!r} is not one that engines take")
-    if not spec.argv:
-        faults.append("there is no command")
-    if spec.uid == 0 or spec.gid == 0:
-        faults.append("the user would be root")
-    if spec.limits.pids < 1 or spec.limits.memory_bytes < 1 or spec.limits.cpus <= 0:
-        faults.append("a limit is not above zero")
-    for name, value in spec.env.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            faults.append(f"the environment variable {name!r} cannot be passed on")
-    if any("\0" in argument for argument in spec.argv):
-        faults.append("the command has a NUL byte")
-    targets = [PurePosixPath(mount.target) for mount in spec.mounts] + [PurePosixPath(each) for each in spec.tmpfs]
-    faults += [
-        f"{str(target)!r} is not an absolute path under the root"
-        for target in sorted({*targets, PurePosixPath(spec.workdir)})
-        if not target.is_absolute() or ".." in target.parts or len(target.parts) == 1
-    ]
-    faults += [f"two mounts on {str(target)!r}" for target in sorted(set(targets)) if targets.count(target) > 1]
-    faults += [
-        f"the mount source {mount.source!r} is not an absolute path"
-        for mount in spec.mounts
-        if not PurePosixPath(mount.source).is_absolute() or ".." in PurePosixPath(mount.source).parts
-    ]
-    if faults:
-        raise EngineError(Failure.SPEC_INVALID, f"Container {spec.name!r} cannot be made: {'; '.join(faults)}")
-
-
 def _bind(mount: Mount) -> dict[str, Any]:
     # `Mounts` refuses a source that is missing; the older `Binds` would make it, as root.
     return {
@@ -169,8 +133,14 @@ def _bind(mount: Mount) -> dict[str, Any]:
     }
 
 
-def _tmpfs(spec: ContainerSpec, dialect: Dialect, image_volumes: Iterable[str]) -> dict[str, str]:
-    owned = f"rw,exec,nosuid,nodev,size={spec.limits.tmp_bytes}"
+def _security(profile: Profile, dialect: Dialect) -> list[str]:
+    own_filter = None if profile.debuggers_work else dialect.strict_seccomp
+    return ["no-new-privileges", *([f"seccomp={own_filter}"] if own_filter is not None else [])]
+
+
+def _tmpfs(spec: ContainerSpec, profile: Profile, dialect: Dialect, image_volumes: Iterable[str]) -> dict[str, str]:
+    execute = "exec" if profile.runs_programs_in_memory else "noexec"
+    owned = f"rw,{execute},nosuid,nodev,size={spec.limits.tmp_bytes}"
     if dialect.engine == "docker":
         owned += f",mode=0700,uid={spec.uid},gid={spec.gid}"
     else:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EAFNOSUPPORT, ENOSYS, EPERM
 from types import MappingProxyType
-from typing import Literal
 
-Hardening = Literal["standard", "strict"]
+from hermitcrab.model.container import Hardening
 
 # Classic BPF, as far as this filter needs it.
 LOAD_WORD = 0x20
@@ -84,8 +83,12 @@ _COMMON_CALLS = {
     "fspick": 433,
     "clone3": 435,
     "pidfd_getfd": 438,
+    "process_madvise": 440,
     "mount_setattr": 442,
     "quotactl_fd": 443,
+    "memfd_secret": 447,
+    "process_mrelease": 448,
+    "set_mempolicy_home_node": 450,
     "open_tree_attr": 467,
 }
 
@@ -98,9 +101,19 @@ MACHINES = MappingProxyType(
                 {
                     **_COMMON_CALLS,
                     "ioctl": 16,
+                    "shmget": 29,
+                    "shmat": 30,
+                    "shmctl": 31,
                     "socket": 41,
                     "socketpair": 53,
                     "clone": 56,
+                    "semget": 64,
+                    "semop": 65,
+                    "semctl": 66,
+                    "msgget": 68,
+                    "msgsnd": 69,
+                    "msgrcv": 70,
+                    "msgctl": 71,
                     "ptrace": 101,
                     "syslog": 103,
                     "uselib": 134,
@@ -127,12 +140,19 @@ MACHINES = MappingProxyType(
                     "quotactl": 179,
                     "nfsservctl": 180,
                     "lookup_dcookie": 212,
+                    "semtimedop": 220,
                     "clock_settime": 227,
+                    "mbind": 237,
+                    "set_mempolicy": 238,
+                    "mq_open": 240,
                     "kexec_load": 246,
                     "add_key": 248,
                     "request_key": 249,
                     "keyctl": 250,
+                    "migrate_pages": 256,
                     "unshare": 272,
+                    "vmsplice": 278,
+                    "move_pages": 279,
                     "perf_event_open": 298,
                     "fanotify_init": 300,
                     "name_to_handle_at": 303,
@@ -164,6 +184,7 @@ MACHINES = MappingProxyType(
                     "chroot": 51,
                     "vhangup": 58,
                     "quotactl": 60,
+                    "vmsplice": 75,
                     "acct": 89,
                     "personality": 92,
                     "unshare": 97,
@@ -178,6 +199,18 @@ MACHINES = MappingProxyType(
                     "setdomainname": 162,
                     "settimeofday": 170,
                     "adjtimex": 171,
+                    "mq_open": 180,
+                    "msgget": 186,
+                    "msgctl": 187,
+                    "msgrcv": 188,
+                    "msgsnd": 189,
+                    "semget": 190,
+                    "semctl": 191,
+                    "semtimedop": 192,
+                    "semop": 193,
+                    "shmget": 194,
+                    "shmctl": 195,
+                    "shmat": 196,
                     "socket": 198,
                     "socketpair": 199,
                     "add_key": 217,
@@ -186,6 +219,10 @@ MACHINES = MappingProxyType(
                     "clone": 220,
                     "swapon": 224,
                     "swapoff": 225,
+                    "mbind": 235,
+                    "set_mempolicy": 237,
+                    "migrate_pages": 238,
+                    "move_pages": 239,
                     "perf_event_open": 241,
                     "fanotify_init": 262,
                     "name_to_handle_at": 264,
@@ -211,6 +248,17 @@ _CHECKED = frozenset({"clone", "clone3", "ioctl", "personality", "socket", "sock
 _DEBUGGING = frozenset({"kcmp", "modify_ldt", "pidfd_getfd", "process_vm_readv", "process_vm_writev", "ptrace"})
 """Reach only the container's own processes of the same user. Debuggers need them; `strict` does without."""
 
+_SELDOM_NEEDED = frozenset(
+    {
+        *("mq_open", "msgctl", "msgget", "msgrcv", "msgsnd"),
+        *("semctl", "semget", "semop", "semtimedop", "shmat", "shmctl", "shmget"),
+        *("mbind", "migrate_pages", "move_pages", "set_mempolicy", "set_mempolicy_home_node"),
+        *("memfd_secret", "process_madvise", "process_mrelease", "vmsplice"),
+    }
+)
+"""Old message queues, shared memory by number, memory placement: where kernel exploits prepare the heap, and what few
+programs use. `strict` does without."""
+
 
 def filter_bytes(machine: str, hardening: Hardening) -> bytes | None:
     """The filter as bubblewrap reads it from a descriptor; None for a machine (`uname -m`) that has none."""
@@ -224,7 +272,7 @@ def filter_bytes(machine: str, hardening: Hardening) -> bytes | None:
 
 def denied_calls(machine: str, hardening: Hardening) -> dict[str, int]:
     """Calls by name and number that are refused whatever their arguments are."""
-    kept = _CHECKED if hardening == "strict" else _CHECKED | _DEBUGGING
+    kept = _CHECKED if hardening == "strict" else _CHECKED | _DEBUGGING | _SELDOM_NEEDED
     return {name: number for name, number in MACHINES[machine].calls.items() if name not in kept}
 
 

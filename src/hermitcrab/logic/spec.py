@@ -6,9 +6,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
+from hermitcrab.logic.hardening import PROFILES
+from hermitcrab.logic.spec_check import check
+from hermitcrab.model.container import ContainerSpec, Hardening, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 
@@ -63,10 +64,13 @@ def build_spec(
     uid: int,
     gid: int,
     timezone: str,
-    hardening: Literal["standard", "strict"] = "standard",
+    hardening: Hardening = "standard",
     extra_env: Mapping[str, str] | None = None,
 ) -> ContainerSpec:
-    """Everything about the container of `session` in `generation`. The mount table is the design's section 5."""
+    """Everything about the container of `session` in `generation`. The mount table is the design's section 5.
+
+    Raises EngineError, as `spec_check` does, for what no engine may see.
+    """
     env = {
         "HOME": HOME,
         "USER": "agent",
@@ -85,7 +89,8 @@ def build_spec(
         "HERMITCRAB_PACKAGES": PACKAGES,
         **(extra_env or {}),
     }
-    return ContainerSpec(
+    profile = PROFILES[hardening]
+    spec = ContainerSpec(
         name=container_name(installation, session.id),
         installation=installation,
         session=session.id,
@@ -95,11 +100,13 @@ def build_spec(
         argv=(materials.python, "-P", "-S", "-m", "hermitcrab_runner"),
         env=env,
         mounts=_mounts(materials),
-        limits=limits,
+        limits=profile.bounded(limits),
         uid=uid,
         gid=gid,
         hardening=hardening,
     )
+    check(spec)
+    return spec
 
 
 def _mounts(materials: Materials) -> tuple[Mount, ...]:

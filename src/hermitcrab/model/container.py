@@ -11,6 +11,9 @@ from typing import Literal
 
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
+Hardening = Literal["standard", "strict"]
+"""The hardening profiles; `logic/hardening.py` says what each of them means."""
+
 LABEL_INSTALLATION = "hermitcrab.installation"
 LABEL_SESSION = "hermitcrab.session"
 LABEL_GENERATION = "hermitcrab.generation"
@@ -76,7 +79,7 @@ class ContainerSpec:
     workdir: str = "/workspace/agent"
     tmpfs: tuple[str, ...] = ("/tmp", "/home/agent")  # noqa: S108  # paths in the container
     """Empty writable folders in memory, each at most `limits.tmp_bytes`, owned by the container's user."""
-    hardening: Literal["standard", "strict"] = "standard"
+    hardening: Hardening = "standard"
 
     @property
     def spec_hash(self) -> str:
@@ -145,6 +148,13 @@ class Capabilities:
     unrealized: Mapping[str, str] = field(default_factory=dict)
     """Keys: memory, pids, cpus, open-files, tmp-size, log-size, freeze, seccomp, read-only-root, network-none,
     oom-report."""
+    strict_unrealized: Mapping[str, str] = field(default_factory=dict)
+    """What hardening `strict` promises on top, and this engine does not keep here. Keys: noexec-tmp, strict-seccomp,
+    gvisor."""
+
+    def unrealized_for(self, hardening: Hardening) -> dict[str, str]:
+        """Everything that a container with that hardening is not given here."""
+        return {**self.unrealized, **(self.strict_unrealized if hardening == "strict" else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from hermitcrab.errors import EngineError
-from hermitcrab.model.container import ContainerStatus, Limits, Mount
+from hermitcrab.model.container import ContainerStatus, Limits, Mount, MountClass
 from hermitcrab.testing.engine_harness import DEADLINE_S, EngineHarness
 
 ADDED_BY_ENGINES = frozenset({"PWD", "HOSTNAME", "HOME", "TERM", "LANG", "container", "LC_CTYPE"})
@@ -124,7 +124,7 @@ class EngineInside:
             # Deepest first, on purpose.
             Mount(source=str(given), target="/workspace/outer/deep"),
             Mount(source=str(given / "rules"), target="/workspace/outer/rules"),
-            Mount(source=str(outer), target="/workspace/outer", writable=True),
+            Mount(source=str(outer), target="/workspace/outer", writable=True, mount_class=MountClass.WORK),
         )
         harness.writable("work").joinpath("outer").mkdir(exist_ok=True)
         found = await ask(

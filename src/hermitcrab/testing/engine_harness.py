@@ -13,7 +13,15 @@ import anyio
 import pytest
 
 from hermitcrab.containers.engine import Engine, EngineOptions
-from hermitcrab.model.container import ContainerSpec, ContainerStatus, ContainerView, Limits, Mount
+from hermitcrab.model.container import (
+    ContainerSpec,
+    ContainerStatus,
+    ContainerView,
+    Hardening,
+    Limits,
+    Mount,
+    MountClass,
+)
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
 DEADLINE_S = 30.0
@@ -55,9 +63,11 @@ class EngineHarness:
         limits: Limits | None = None,
         generation: int = 1,
         image: str | None = None,
+        hardening: Hardening = "standard",
     ) -> ContainerSpec:
         """A container that runs `script` in its own /workspace."""
         own_name = name or f"{self.installation}-{next(self._numbers)}"
+        work = Mount(source=str(self.writable("work")), target="/workspace", writable=True, mount_class=MountClass.WORK)
         return ContainerSpec(
             name=own_name,
             installation=self.installation,
@@ -66,11 +76,12 @@ class EngineHarness:
             image=image or self.image,
             argv=argv or ("/bin/sh", "-c", script),
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/agent", **(env or {})},
-            mounts=(Mount(source=str(self.writable("work")), target="/workspace", writable=True), *mounts),
+            mounts=(work, *mounts),
             limits=limits or Limits(memory_bytes=256 * 1024 * 1024, pids=64),
             uid=self.uid,
             gid=self.gid,
             workdir="/workspace",
+            hardening=hardening,
         )
 
     def writable(self, name: str) -> Path:
@@ -120,7 +131,7 @@ class EngineHarness:
 
     async def unrealized(self, promise: str) -> None:
         """Skip the test when the engine says openly that it does not keep this on this machine."""
-        why = (await self.engine.capabilities()).unrealized.get(promise)
+        why = (await self.engine.capabilities()).unrealized_for("strict").get(promise)
         if why is not None:
             pytest.skip(f"{promise} is not realized here: {why}")
 

@@ -20,6 +20,7 @@ import anyio.lowlevel
 from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.feed import RESYNC, EventFeed
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.spec_check import check
 from hermitcrab.model.container import (
     Capabilities,
     ContainerSpec,
@@ -188,6 +189,7 @@ class FakeEngine:
 
     async def create(self, spec: ContainerSpec) -> None:
         await self._enter("create")
+        check(spec)
         self._check_image(spec.image)
         if spec.installation != self.installation:
             raise EngineError(Failure.SPEC_INVALID, f"{spec.name} belongs to another installation")

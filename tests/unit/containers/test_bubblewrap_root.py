@@ -11,7 +11,7 @@ import pytest
 from hermitcrab.containers.engines.bubblewrap_root import check_image, descriptors, steps
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.bubblewrap_arguments import Bind, Data, Folder, Link, Step
-from hermitcrab.model.container import ContainerSpec, Mount
+from hermitcrab.model.container import ContainerSpec, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
 
@@ -60,7 +60,7 @@ def test_what_is_opened_is_closed(folder: Path) -> None:
 
 
 def test_the_hosts_programs_are_read_only(folder: Path) -> None:
-    found = built(spec(Mount(source=str(folder), target="/workspace", writable=True)))
+    found = built(spec(Mount(source=str(folder), target="/workspace", writable=True, mount_class=MountClass.WORK)))
     assert [step.target for step in found if isinstance(step, Bind) and step.writable] == ["/workspace"]
     assert "/usr" in {step.target for step in found}
 
@@ -102,7 +102,7 @@ class TestInsideAnotherMount:
         (folder / "given").mkdir(exist_ok=True)
         (folder / "file").touch()
         return (
-            Mount(source=str(folder / "outer"), target="/workspace", writable=True),
+            Mount(source=str(folder / "outer"), target="/workspace", writable=True, mount_class=MountClass.WORK),
             Mount(source=str(folder / given), target=f"/workspace/{target}"),
         )
 

@@ -16,7 +16,7 @@ from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.docker import DockerEngine
 from hermitcrab.containers.engines.docker_api import find_socket, usual_sockets
 from hermitcrab.errors import EngineError, Failure
-from hermitcrab.model.container import ContainerSpec, ContainerStatus, EngineEvent, Mount
+from hermitcrab.model.container import ContainerSpec, ContainerStatus, EngineEvent, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.testing.fake_docker import FakeDocker, fake_docker
 
@@ -210,7 +210,10 @@ async def test_no_engine_is_asked_to_mount_what_is_not_there(
         (Mount(source=str(tmp_path / "missing"), target="/x"),),
         (Mount(source=str(tmp_path / "link"), target="/x"),),
         (Mount(source=str(tmp_path / "link" / "below"), target="/x"),),
-        (Mount(source=real, target="/x", writable=True), Mount(source=real, target="/x/absent")),
+        (
+            Mount(source=real, target="/x", writable=True, mount_class=MountClass.WORK),
+            Mount(source=real, target="/x/absent"),
+        ),
     ):
         with pytest.raises(EngineError) as raised:
             await engine.create(mounted(*mounts))
@@ -228,7 +231,7 @@ async def test_a_mountpoint_that_an_agent_made_a_link_is_refused(
     with pytest.raises(EngineError, match="symbolic link"):
         await engine.create(
             mounted(
-                Mount(source=str(tmp_path / "work"), target="/x", writable=True),
+                Mount(source=str(tmp_path / "work"), target="/x", writable=True, mount_class=MountClass.WORK),
                 Mount(source=str(tmp_path / "notes"), target="/x/inside"),
             )
         )

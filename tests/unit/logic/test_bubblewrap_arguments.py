@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import bubblewrap_arguments as told
 from hermitcrab.logic.bubblewrap_arguments import Bind, Data, Folder, Identity, Link, Tmpfs
-from hermitcrab.model.container import ContainerSpec, Mount
+from hermitcrab.model.container import ContainerSpec, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
 SPEC = ContainerSpec(
@@ -24,7 +24,7 @@ SPEC = ContainerSpec(
     image=None,
     argv=("true",),
     env={"A": "b"},
-    mounts=(Mount(source="/host/work", target="/workspace", writable=True),),
+    mounts=(Mount(source="/host/work", target="/workspace", writable=True, mount_class=MountClass.WORK),),
     uid=1000,
     gid=1000,
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.docker_body import Dialect, create_body, in_mount_order, mountpoint_in_source
-from hermitcrab.model.container import ContainerSpec, Limits, Mount
+from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
 SPEC = ContainerSpec(
@@ -23,7 +23,7 @@ SPEC = ContainerSpec(
     env={"B": "2", "A": "x=y z"},
     mounts=(
         Mount(source="/h/ro", target="/workspace/agent/notes"),
-        Mount(source="/h/work", target="/workspace", writable=True),
+        Mount(source="/h/work", target="/workspace", writable=True, mount_class=MountClass.WORK),
     ),
     limits=Limits(memory_bytes=512 * 1024 * 1024, pids=64, cpus=0.5, open_files=1000, tmp_bytes=4096, log_bytes=1000),
     uid=1000,
@@ -127,13 +127,18 @@ def test_environment_and_labels_are_those_of_the_spec() -> None:
     assert made["Labels"] == SPEC.labels
 
 
-def test_strict_hardening_without_gvisor_is_denied_and_never_weakened() -> None:
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_strict_hardening_takes_more_away_and_uses_gvisor_where_there_is_one(
+    engine: Literal["docker", "podman"],
+) -> None:
     strict = replace(SPEC, hardening="strict")
-    with pytest.raises(EngineError) as raised:
-        body(strict)
-    assert raised.value.failure is Failure.DENIED_BY_POLICY
-    assert raised.value.hint
+    host = body(strict, Dialect(engine=engine, strict_seccomp="THE-FILTER"))["HostConfig"]
+    assert host["SecurityOpt"] == ["no-new-privileges", "seccomp=THE-FILTER"]
+    for folder in SPEC.tmpfs:
+        assert {"noexec", "nosuid", "nodev"} <= set(host["Tmpfs"][folder].split(","))
+    assert "Runtime" not in host
     assert body(strict, Dialect(sandbox_runtime="runsc"))["HostConfig"]["Runtime"] == "runsc"
+    assert "Runtime" not in body(SPEC, Dialect(sandbox_runtime="runsc"))["HostConfig"]
 
 
 @pytest.mark.parametrize(
@@ -201,8 +206,8 @@ def test_a_nested_target_lies_in_its_nearest_parent() -> None:
         SPEC,
         tmpfs=("/home/agent",),
         mounts=(
-            Mount(source="/h/work", target="/workspace", writable=True),
-            Mount(source="/h/group", target="/workspace/agent", writable=True),
+            Mount(source="/h/work", target="/workspace", writable=True, mount_class=MountClass.WORK),
+            Mount(source="/h/group", target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
             Mount(source="/h/notes", target="/workspace/agent/notes"),
             Mount(source="/h/state", target="/home/agent/.claude"),
         ),

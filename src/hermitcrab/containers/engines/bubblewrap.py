@@ -29,6 +29,7 @@ from hermitcrab.containers.engines.bubblewrap_records import LOG, Processes, She
 from hermitcrab.containers.engines.bubblewrap_sandbox import Found, Sandboxes
 from hermitcrab.containers.engines.feed import EventFeed
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic import bubblewrap_arguments
 from hermitcrab.model.container import (
     Capabilities,
     ContainerSpec,
@@ -89,7 +90,7 @@ class BubblewrapEngine:
         await self._call(partial(bubblewrap_root.check_image, image))
 
     async def create(self, spec: ContainerSpec) -> None:
-        _check_name(spec.name)
+        bubblewrap_arguments.check(spec)
         await self._call(partial(self._sandboxes.create, spec))
 
     async def start(self, name: str) -> None:

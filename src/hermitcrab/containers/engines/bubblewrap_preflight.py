@@ -15,11 +15,17 @@ from hermitcrab.containers.engines.bubblewrap_records import TRIAL
 from hermitcrab.containers.engines.bubblewrap_sandbox import Sandboxes
 from hermitcrab.errors import EngineError
 from hermitcrab.logic import seccomp
+from hermitcrab.logic.hardening import GVISOR, NOEXEC
 from hermitcrab.model.container import Capabilities, ContainerSpec, Finding, Limits
 from hermitcrab.model.ids import Generation, SessionId
 
 OLDEST_VERSION = (0, 11)
 """The first that mounts by descriptor."""
+
+_STRICT_UNREALIZED = {
+    NOEXEC: "bubblewrap cannot forbid programs in a folder in memory",
+    GVISOR: "bubblewrap has no runtimes; the container shares the machine's kernel",
+}
 
 _LOG_SIZE = "a log is cut every few seconds while the host runs; in between it can grow beyond its limit"
 
@@ -33,7 +39,10 @@ def capabilities(sandboxes: Sandboxes) -> Capabilities:
     if "freeze" in unrealized:
         unrealized["freeze"] = f"by SIGSTOP, which programs can notice: {unrealized['freeze']}"
     return Capabilities(
-        engine="bubblewrap", version=".".join(str(each) for each in sandboxes.version), unrealized=unrealized
+        engine="bubblewrap",
+        version=".".join(str(each) for each in sandboxes.version),
+        unrealized=unrealized,
+        strict_unrealized=_STRICT_UNREALIZED,
     )
 
 

@@ -23,8 +23,7 @@ from hermitcrab.containers.engines.bubblewrap_records import (
 )
 from hermitcrab.containers.engines.bubblewrap_usage import usage_of
 from hermitcrab.errors import EngineError, Failure
-from hermitcrab.logic import bubblewrap_arguments
-from hermitcrab.logic.bubblewrap_arguments import USER_IN_SANDBOX, Identity
+from hermitcrab.logic.bubblewrap_arguments import USER_IN_SANDBOX, USER_NAMESPACE, Identity
 from hermitcrab.model.container import ContainerSpec, ContainerStats, ContainerStatus, ContainerView, ExitRecord
 from hermitcrab.model.ids import InstallationId
 
@@ -102,7 +101,7 @@ class Sandboxes:
         return "pids" in self.cgroups.unrealized and not self.superuser and kernel >= NAMESPACED_PROCESS_LIMIT
 
     def create(self, spec: ContainerSpec) -> None:
-        """Check the spec and take the name."""
+        """Take the name for a spec that was checked, if everything that it mounts is there."""
         if spec.installation != self.installation:
             raise EngineError(
                 Failure.SPEC_INVALID, f"{spec.name} belongs to installation {spec.installation}, not here"
@@ -113,7 +112,6 @@ class Sandboxes:
                 f"An ordinary user's container cannot run as uid {spec.uid}",
                 hint=f"Without the superuser's rights the only uid is the host's own, {os.geteuid()}.",
             )
-        bubblewrap_arguments.check(spec)
         bubblewrap_root.check_image(spec.image)
         identity = self._identity(spec)
         with bubblewrap_root.descriptors() as opened:
@@ -360,7 +358,7 @@ class Sandboxes:
 
     def _identity(self, spec: ContainerSpec) -> Identity:
         if self.superuser:
-            return Identity(spec.uid, spec.gid, bubblewrap_arguments.USER_NAMESPACE)
+            return Identity(spec.uid, spec.gid, USER_NAMESPACE)
         return Identity(USER_IN_SANDBOX, USER_IN_SANDBOX, None)
 
     def _shared_user_namespace(self) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import resource
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -24,7 +25,9 @@ from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, Engine
 from hermitcrab.containers.engines.docker_events import EventFeed
 from hermitcrab.containers.engines.docker_preflight import preflight
 from hermitcrab.errors import EngineError, Failure, sole
-from hermitcrab.logic import docker_answers, docker_body
+from hermitcrab.logic import docker_answers, docker_body, seccomp_profile
+from hermitcrab.logic.hardening import GVISOR, STRICT_SECCOMP
+from hermitcrab.logic.spec_check import NAME
 from hermitcrab.model.container import (
     LABEL_INSTALLATION,
     Capabilities,
@@ -63,13 +66,15 @@ class DockerEngine:
         self.name: str = name
         self._engine = name
         self._installation = options.installation
+        self._folder = options.folder
         self._api = EngineApi(name, options.socket)
         self._dialect: docker_body.Dialect | None = None
         self._images: dict[str, tuple[str, tuple[str, ...]]] = {}
         """Id and volumes of each image that was looked at, by the name that was asked for."""
 
     async def capabilities(self) -> Capabilities:
-        return docker_answers.capabilities(self._engine, await self._info())
+        info = await self._info()
+        return docker_answers.capabilities(self._engine, info, strict=_strict_unrealized(info))
 
     async def preflight(self) -> list[Finding]:
         return await preflight(self._api)
@@ -235,17 +240,25 @@ class DockerEngine:
 
     async def _learn_dialect(self) -> docker_body.Dialect:
         info = await self._info()
-        runtime = docker_answers.runtime_paths(info).get("runsc", "")
-        # Podman lists every runtime that it has heard of; Docker only ones that somebody registered.
-        present = bool(runtime) and (not runtime.startswith("/") or Path(runtime).exists())  # noqa: ASYNC240
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
         self._dialect = docker_body.Dialect(
             engine=self._engine,
             rootless=docker_answers.is_rootless(info),
-            sandbox_runtime="runsc" if present else None,
+            sandbox_runtime="runsc" if _has_gvisor(info) else None,
+            strict_seccomp=await anyio.to_thread.run_sync(self._strict_seccomp),
             processes=_CAP_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, _CAP_PROCESSES),
         )
         return self._dialect
+
+    def _strict_seccomp(self) -> str | None:
+        """The filter of `strict` as the engine takes it: Docker its text, Podman the path of a file."""
+        profile = seccomp_profile.strict_profile(platform.machine())
+        if profile is None or self._engine == "docker":
+            return None if profile is None else json.dumps(profile)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / "seccomp-strict.json"
+        file.write_text(json.dumps(profile))
+        return str(file)
 
     async def _answer_for(self, name_or_id: str) -> Json | None:
         try:
@@ -258,7 +271,7 @@ class DockerEngine:
 
     async def _find(self, name: str) -> ContainerView | None:
         """Our container of that name, or None. A foreign one raises."""
-        if docker_body.NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise EngineError(Failure.SPEC_INVALID, f"{name!r} is not the name of a container")
         answer = await self._answer_for(name)
         if answer is None or docker_answers.name_of(answer) != name:  # else a foreign id that begins so
@@ -320,6 +333,21 @@ class DockerEngine:
                     raise
             return True
         return False
+
+
+def _has_gvisor(info: Json) -> bool:
+    runtime = docker_answers.runtime_paths(info).get("runsc", "")
+    # Podman lists every runtime that it has heard of; Docker only ones that somebody registered.
+    return bool(runtime) and (not runtime.startswith("/") or Path(runtime).exists())
+
+
+def _strict_unrealized(info: Json) -> dict[str, str]:
+    unrealized = {}
+    if not _has_gvisor(info):
+        unrealized[GVISOR] = "the engine has no runtime runsc; the container shares the machine's kernel"
+    if platform.machine() not in seccomp_profile.ARCHITECTURES:
+        unrealized[STRICT_SECCOMP] = f"there is no strict filter for {platform.machine()}; the engine's own is used"
+    return unrealized
 
 
 def _is_not_running(error: ApiError) -> bool:
