@@ -29,12 +29,12 @@ from hermitcrab.errors import BadInputError
 from hermitcrab.logic.credentials import credential_in, names_secret
 from hermitcrab.logic.image_packages import parse_packages
 from hermitcrab.logic.mounts import name_problem, path_problem
+from hermitcrab.model.container import Hardening
 from hermitcrab.model.container_config import (
     AdditionalMount,
     CliScope,
     ContainerConfig,
     GroupLimits,
-    Hardening,
     McpServer,
     Packages,
     RunnerKind,

@@ -31,7 +31,7 @@ _CREDENTIAL = re.compile(
 )
 
 _PLACEHOLDER = re.compile(
-    r"placeholder|example|dummy|change[-_ ]?me|your[-_ ]|redacted|\*{3,}|x{4,}"
+    r"placeholder|example|dummy|change[-_ ]?me|your[-_ ]|redacted|\*{3,}|x{4,}|\$\{\w+\}"
     r"|^(?:none|null|unused|fake|test|true|false|\$\w+|\$\{\w+\}|<[^<>]*>|\{\{.*\}\})?$",
     re.IGNORECASE | re.ASCII,
 )

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from hermitcrab.model.container import Hardening
+
 ALL_SKILLS: Literal["all"] = "all"
 
 CliScope = Literal["disabled", "group", "global"]
-Hardening = Literal["standard", "strict"]
 RunnerKind = Literal["own", "foreign"]
 
 
