@@ -41,6 +41,10 @@ COMMANDS = (
     Command("groups list", "groups:list_groups", "Every agent group"),
     Command("groups create", "groups:create", "Make an agent group with a terminal chat of its own"),
     Command("groups show", "groups:show", "One agent group: who it hears, where it may send, its sessions"),
+    Command("groups config show", "group_config:show", "How a group's containers are to be"),
+    Command("groups config set", "group_config:set_value", "Set one value of a group's config"),
+    Command("groups config unset", "group_config:unset", "Put one value of a group's config back to its default"),
+    Command("groups config import", "group_config:import_document", "Replace a group's whole config (- reads stdin)"),
     Command("sessions list", "sessions:list_sessions", "Sessions, newest first"),
     Command("sessions show", "sessions:show", "One session: container, messages, how earlier containers ended"),
     Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
@@ -64,6 +68,7 @@ COMMANDS = (
 
 FAMILIES = {
     "groups": "Agent groups",
+    "groups config": "How an agent group's containers are to be",
     "sessions": "Conversations and their containers",
     "mounts": "Additional mounts",
     "config": "Settings",
@@ -148,9 +153,11 @@ def build_app() -> App:
         version=__version__,
         help_format="plaintext",
     )
-    families = {name: App(name=name, help=text) for name, text in FAMILIES.items()}
-    for family in families.values():
-        app.command(family)
+    families: dict[str, App] = {}
+    for name, text in FAMILIES.items():
+        outer, _, last = name.rpartition(" ")
+        families[name] = App(name=last, help=text)
+        (families[outer] if outer else app).command(families[name])
     for each in COMMANDS:
         family_name, _, name = each.name.rpartition(" ")
         owner = families[family_name] if family_name else app
@@ -212,7 +219,7 @@ def _dash_last(words: list[str]) -> list[str]:
 
 def _command_of(words: Sequence[str]) -> str:
     """The longest beginning of the line that names a command, with a space after it."""
-    for count in (2, 1):
+    for count in (3, 2, 1):
         name = " ".join(words[:count])
         if any(each.name == name for each in COMMANDS) or name in FAMILIES:
             return f"{name} "

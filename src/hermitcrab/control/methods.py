@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from hermitcrab import __version__
 from hermitcrab.control.chat_methods import ChatMethods
+from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.group_methods import GroupMethods
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.protocol import Json, Params
@@ -24,6 +25,7 @@ from hermitcrab.store import agent_groups, sessions
 
 def methods(host: ControlledHost) -> Mapping[str, Method]:
     own, groups, session, chat = HostMethods(host), GroupMethods(host), SessionMethods(host), ChatMethods(host)
+    config = ConfigMethods(host)
     return {
         "status": own.status,
         "doctor": own.doctor,
@@ -31,6 +33,9 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "groups.list": groups.list,
         "groups.create": groups.create,
         "groups.show": groups.show,
+        "groups.config.show": config.show,
+        "groups.config.change": config.change,
+        "groups.config.replace": config.replace,
         "sessions.list": session.list,
         "sessions.show": session.show,
         "sessions.wake": session.wake,

@@ -8,6 +8,7 @@ from sqlite3 import Connection
 
 from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE as TERMINAL
 from hermitcrab.errors import BadInputError, ConflictError
+from hermitcrab.groups.configuration import check
 from hermitcrab.logic import container_config
 from hermitcrab.logic.routing import EVERYTHING
 from hermitcrab.model.groups import AgentGroup, MessagingGroup, Wiring
@@ -40,6 +41,7 @@ async def create_group(
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     group = AgentGroup(id=AgentGroupId(new_id("ag", now_ms)), name=name or folder, folder=folder, created_at=now)
     config = container_config.parse({} if provider is None else {"provider": provider})
+    check(config, ())
     chat = MessagingGroup(
         id=MessagingGroupId(new_id("mg", now_ms)),
         channel_type=TERMINAL,

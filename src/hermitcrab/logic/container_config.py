@@ -37,7 +37,6 @@ from hermitcrab.model.container_config import (
     GroupLimits,
     McpServer,
     Packages,
-    RunnerKind,
 )
 
 DOCUMENT_BYTES_AT_MOST = 256 * 1024
@@ -232,13 +231,10 @@ class _Document(_Part):
     cli_scope: CliScope = "group"
     limits: _Limits = Field(default_factory=_Limits)
     hardening: Hardening = "standard"
-    runner: RunnerKind = "own"
     foreign_command: Annotated[tuple[_Argument, ...], Field(max_length=MOST_ARGUMENTS)] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (self.runner == "foreign") != bool(self.foreign_command):
-            raise ValueError("foreign_command belongs to runner `foreign`, and that needs it")
         if self.foreign_command and (not self.foreign_command[0] or self.foreign_command[0].startswith("-")):
             raise ValueError("foreign_command must begin with a program")
         names = [each.name or each.host_path.rstrip("/").rsplit("/", 1)[-1] for each in self.additional_mounts]
@@ -278,7 +274,6 @@ def parse(document: Mapping[str, Any]) -> ContainerConfig:
         cli_scope=found.cli_scope,
         limits=GroupLimits(**dict(found.limits)),
         hardening=found.hardening,
-        runner=found.runner,
         foreign_command=found.foreign_command,
     )
 

@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hermitcrab.errors import BadInputError
 from hermitcrab.logic.container_config import KEYS
 
 _REMOVED = object()
+
+_LISTS = re.compile(r"skills|packages\.\w+|foreign_command|mcp_servers\.[^.]+\.args")
+_TEXTS = re.compile(
+    r"provider|model|effort|image|assistant_name|cli_scope|hardening"
+    r"|mcp_servers\.[^.]+\.(?:command|url|transport|instructions|env\..+)"
+)
+
+
+def value_of_words(key: str, words: Sequence[str]) -> Any:
+    """What people mean who write `words` for the dotted `key` on a command line. Raises BadInputError.
+
+    Text is taken as it is, a list is written word by word or as JSON, and all else is JSON.
+    """
+    if not words:
+        raise BadInputError(
+            f"{key[:80]!r} needs a value", hint=f"crab groups config unset GROUP {key[:80]} removes it."
+        )
+    if _LISTS.fullmatch(key):
+        if len(words) == 1 and (words[0].lstrip().startswith("[") or (key, words[0]) == ("skills", "all")):
+            return words[0] if words[0] == "all" else _json(key, words[0])
+        return list(words)
+    if len(words) > 1:
+        raise BadInputError(f"{key[:80]!r} takes one value", hint="Put it in quotes.")
+    return words[0] if _TEXTS.fullmatch(key) else _json(key, words[0])
+
+
+def _json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(
+            f"The value of {key[:80]!r} is no JSON", hint='Write a number, true, or {"command": "..."}.'
+        ) from error
 
 
 def with_value(document: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

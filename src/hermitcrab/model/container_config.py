@@ -81,6 +81,9 @@ class ContainerConfig:
     """What the agent may do with the host's commands: nothing, look after its own group, or after all."""
     limits: GroupLimits = field(default_factory=GroupLimits)
     hardening: Hardening = "standard"
-    runner: RunnerKind = "own"
     foreign_command: tuple[str, ...] = ()
-    """What a foreign runner is started with; empty for our own."""
+    """Starts an unmodified runner of the earlier system, in place of our own; empty: our own runs."""
+
+    @property
+    def runner(self) -> RunnerKind:
+        return "foreign" if self.foreign_command else "own"

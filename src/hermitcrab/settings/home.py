@@ -93,6 +93,15 @@ class Home:
         return self.path / "generated"
 
     @property
+    def skills(self) -> Path:
+        """Skills that this installation adds to the shipped ones. Only people write here."""
+        return self.path / "skills"
+
+    def group_skills(self, folder: str) -> Path:
+        """One group's own skills. Beside its workspace, not in it: no agent writes here."""
+        return self.path / "group-skills" / folder
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -40,7 +40,6 @@ WHOLE: dict[str, Any] = {
     "cli_scope": "disabled",
     "limits": {"memory_mb": 512, "pids": 64, "cpus": 0.5},
     "hardening": "strict",
-    "runner": "foreign",
     "foreign_command": ["bun", "run", "/app/src/index.ts"],
 }
 
@@ -60,6 +59,7 @@ def test_an_empty_document_is_the_default_config_and_back() -> None:
 def test_every_key_can_be_said_and_is_written_back_as_it_was() -> None:
     assert set(WHOLE) == set(KEYS) == set(ContainerConfig.__dataclass_fields__)
     config = parse(WHOLE)
+    assert (config.runner, parse({}).runner) == ("foreign", "own")
     assert config.packages == Packages(apt=("ffmpeg",), npm=("typescript@5.9.2",), pip=("requests==2.32.4",))
     assert config.mcp_servers["remote"] == McpServer(url="https://tools.example.com/mcp", transport="sse")
     assert to_document(config) == WHOLE
@@ -130,9 +130,8 @@ def test_the_whole_document_shows_defaults_too() -> None:
         ({"additional_mounts": [{"host_path": "/a", "read_only": "yes"}]}, "additional_mounts.0.read_only"),
         ({"cli_scope": "root"}, "cli_scope"),
         ({"hardening": "none"}, "hardening"),
-        ({"runner": "foreign"}, "foreign_command"),
-        ({"foreign_command": ["x"]}, "foreign_command"),
-        ({"runner": "foreign", "foreign_command": ["-c", "x"]}, "must begin with a program"),
+        ({"foreign_command": ["-c", "x"]}, "must begin with a program"),
+        ({"foreign_command": [""]}, "must begin with a program"),
         ({"privileged": True}, "privileged: there is no such key"),
         ({"network": "host"}, "network: there is no such key"),
     ],
