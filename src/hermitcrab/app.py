@@ -23,6 +23,7 @@ from hermitcrab.containers.reconcile import Reconciled, Reconciler
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import Told
 from hermitcrab.containers.starting import Starter
+from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.conversation.notices import Notices
 from hermitcrab.conversation.router import Router
@@ -70,6 +71,7 @@ class Host:
     starter: Starter
     router: Router
     deliverer: Deliverer
+    archivist: Archivist
     terminal: TerminalChannel
     gateway: Gateway
     reconciled: Reconciled
@@ -189,6 +191,7 @@ async def open_host(
                 trouble=notices.trouble,
             ),
         )
+        archivist = Archivist(home=home, store=store, mailboxes=mailboxes, containers=runner, uid=uid, gid=gid)
         router = Router(store, mailboxes, runner, message_bytes_at_most=settings.limits.message_bytes)
 
         def attached(platform_id: str) -> None:
@@ -200,6 +203,7 @@ async def open_host(
         await tasks.start(deliverer.run)
         await tasks.start(notices.run)
         await tasks.start(runner.run)
+        await archivist.open()
         reconciler = Reconciler(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
         reconciled = await reconciler.reconcile()
         tasks.start_soon(reconciler.run)
@@ -217,6 +221,7 @@ async def open_host(
                 starter=starter,
                 router=router,
                 deliverer=deliverer,
+                archivist=archivist,
                 terminal=terminal,
                 gateway=gateway,
                 reconciled=reconciled,

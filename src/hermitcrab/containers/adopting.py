@@ -56,7 +56,8 @@ class Adopter:
             if slot.life.phase in LIVE:
                 return "kept"
             try:
-                adopted = slot.life.phase in STARTABLE and await self._adopt(slot, view)
+                may = slot.life.phase in STARTABLE and slot.session.id not in self._slots.withheld
+                adopted = may and await self._adopt(slot, view)
                 if not adopted:
                     await self._ender.remove_stale(view)
             finally:

@@ -41,6 +41,14 @@ _STATE_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "ru
 own. Otherwise one turn could give orders to every later one, and one chat to all others of its group."""
 
 
+PLACES = {
+    "work": frozenset((*_WORK_MOUNT_POINTS, *_WORK_FILES, *_WORK_FOLDERS)),
+    "state": frozenset((*_STATE_FILES, *_STATE_FOLDERS)),
+    "inbox": frozenset[str](),
+}
+"""Names in a session's folders that are the host's own: each is made anew where it is missing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFolders:
     """A session on disk (design section 5)."""

@@ -172,6 +172,21 @@ class ContainerRunner:
         await self._stopper.stop(slot, cause)
         return True
 
+    async def withhold(self, session_id: SessionId, why: str) -> None:
+        """The session gets no container until `give_back`. Returns when the one that it had is gone.
+
+        Raises ConflictError when that one cannot be ended.
+        """
+        self._slots.withheld[session_id] = why
+        await self.kill(session_id)
+        if (slot := self._slots.get(session_id)) is not None and slot.life.phase in LIVE:
+            self.give_back(session_id)
+            raise ConflictError(f"the container of {session_id} does not end: it is {slot.life.phase}")
+
+    def give_back(self, session_id: SessionId) -> None:
+        """Its next message, or whoever asks for one, starts a container again."""
+        self._slots.withheld.pop(session_id, None)
+
     def interrupt(self, session_id: SessionId) -> bool:
         """End the turn that runs, by word to the runner. False: there is no runner to be told."""
         slot = self._slots.get(session_id)

@@ -24,6 +24,8 @@ class Slots:
         self._slots: dict[SessionId, Slot] = {}
         self._by_name: dict[str, SessionId] = {}
         self._receiving: Counter[SessionId] = Counter()
+        self.withheld: dict[SessionId, str] = {}
+        """Sessions that may have no container, and why."""
 
     def __iter__(self) -> Iterator[Slot]:
         """Those of now; what comes and goes meanwhile does not disturb."""

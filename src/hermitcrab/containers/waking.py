@@ -62,6 +62,8 @@ class Waker:
         slot = self._slots.get(session.id)
         if not self._background.takes_work:
             return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="the host is not running")
+        if (why := self._slots.withheld.get(session.id)) is not None:
+            return WakeOutcome(kind="waiting", text=why)
         if slot is None:
             try:
                 slot = await self._slots.open(session.id)

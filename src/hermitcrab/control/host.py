@@ -10,6 +10,7 @@ import anyio
 from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.slot import SessionView, WakeOutcome
+from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId, SessionId
 from hermitcrab.model.sessions import Session
@@ -61,6 +62,9 @@ class ControlledHost(Protocol):
 
     @property
     def runner(self) -> Containers: ...
+
+    @property
+    def archivist(self) -> Archivist: ...
 
     @property
     def terminal(self) -> TerminalChannel: ...

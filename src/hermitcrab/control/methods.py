@@ -11,6 +11,7 @@ from dataclasses import asdict
 from anyio import to_thread
 
 from hermitcrab import __version__
+from hermitcrab.control.archive_methods import ArchiveMethods
 from hermitcrab.control.chat_methods import ChatMethods
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.group_methods import GroupMethods
@@ -26,6 +27,7 @@ from hermitcrab.store import agent_groups, sessions
 def methods(host: ControlledHost) -> Mapping[str, Method]:
     own, groups, session, chat = HostMethods(host), GroupMethods(host), SessionMethods(host), ChatMethods(host)
     config = ConfigMethods(host)
+    archive = ArchiveMethods(host)
     return {
         "status": own.status,
         "doctor": own.doctor,
@@ -41,6 +43,12 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.wake": session.wake,
         "sessions.stop": session.stop,
         "sessions.interrupt": session.interrupt,
+        "sessions.export": archive.export,
+        "sessions.import": archive.import_,
+        "sessions.hold": archive.hold,
+        "sessions.release": archive.release,
+        "sessions.delete": archive.delete,
+        "sessions.check": archive.check,
         "session.ask": session.ask,
         "logs": session.logs,
         "deaths": session.deaths,

@@ -107,6 +107,12 @@ def interrupted(connection: Connection, sender: str) -> list[OutboundRow]:
     return [to_row(row) for row in rows]
 
 
+def unfinished_ids(connection: Connection) -> list[MessageId]:
+    """What waits or is being sent, oldest first."""
+    query = "SELECT message_out_id FROM deliveries WHERE status IN ('queued', 'sending') ORDER BY seq"
+    return [MessageId(key) for (key,) in connection.execute(query)]
+
+
 def unfinished_counts(connection: Connection) -> tuple[int, int]:
     """How many wait, and how many are being sent."""
     return (

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from hermitcrab.errors import DiskFullError
-from hermitcrab.mailbox import deliveries, inbound, outbound
+from hermitcrab.mailbox import copies, deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
@@ -290,6 +290,35 @@ class Mailbox:
                 reverse=True,
             )
             return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+    def copy(self, side: copies.Side) -> Iterator[bytes]:
+        """Every row of one side, as `copies.fill` takes them. Nothing may change the mailbox before the last."""
+        if side == "inbound":
+            with self._read_inbound():
+                yield from copies.lines(self._in)
+        else:
+            with self._read_outbound():
+                yield from copies.lines(self._out)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the two databases, after a look at every page. Costs as much as they are long."""
+        found: list[str] = []
+        for connection, path in ((self._in, self._files.inbound_path), (self._out, self._files.outbound_path)):
+            with snapshot(connection, path):
+                rows = connection.execute("PRAGMA integrity_check(20)").fetchall()
+            found += [f"{path.name}: {text}" for (text,) in rows if text != "ok"]
+        return found
+
+    def close_what_waits(self, reason: str) -> None:
+        """End whatever is unfinished in either direction as failed, for that reason."""
+        with self._read_inbound():
+            waiting = inbound.unfinished_ids(self._in)
+        if waiting:
+            self.finish(f"closed-{waiting[0]}", waiting, [], reason)
+        with self._read_outbound():
+            undelivered = deliveries.unfinished_ids(self._out)
+        for each in undelivered:
+            self._end_delivery(each, "failed", reason)
 
     def write_destinations(self, wanted: Sequence[Destination]) -> None:
         """What the agent may send to, for other tools to see."""

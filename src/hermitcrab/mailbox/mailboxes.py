@@ -73,6 +73,7 @@ class Mailboxes:
         self._boxes: OrderedDict[SessionId, _Box] = OrderedDict()
         """The one used last comes last."""
         self._set_aside: dict[SessionId, StoreError] = {}
+        self._withheld: dict[SessionId, StoreError] = {}
         self._closed = False
         self._used = anyio.Event()
         """A mailbox was opened, or one was used while too many are open."""
@@ -97,7 +98,7 @@ class Mailboxes:
         Raises what `function` raises, and StoreError when the mailbox cannot be used; a damaged one stays set aside
         until `release`.
         """
-        if (aside := self._set_aside.get(session.id)) is not None:
+        if (aside := self._withheld.get(session.id) or self._set_aside.get(session.id)) is not None:
             raise _of_session(aside, session)
         if self._closed:
             raise StoreError(f"session {session.id}: the host is closing its mailboxes")
@@ -131,6 +132,16 @@ class Mailboxes:
     def release(self, session_id: SessionId) -> None:
         """Somebody repaired the mailbox: try it again."""
         self._set_aside.pop(session_id, None)
+
+    async def withhold(self, session_id: SessionId, why: str, *, hint: str = "") -> None:
+        """From now on nobody gets the session's mailbox. Returns when it is closed, after whoever has it now."""
+        self._withheld[session_id] = StoreError(why, hint=hint)
+        if (box := self._boxes.get(session_id)) is not None:
+            await self._close(session_id, box)
+
+    def give_back(self, session_id: SessionId) -> None:
+        """Everybody may have the mailbox again."""
+        self._withheld.pop(session_id, None)
 
     async def close_quiet(self, *, unused_since: float) -> None:
         """Close what nobody uses and was not used since then (on the monotonic clock), and what is too many."""

@@ -102,6 +102,11 @@ class Home:
         return self.path / "group-skills" / folder
 
     @property
+    def trash(self) -> Path:
+        """What is about to be removed, and what is not whole yet. A starting host clears it."""
+        return self.path / "trash"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -121,7 +126,7 @@ class Home:
         self._refuse_unsafe_file_system(mountinfo)
         _make_folder(self.path)
         self._check_owner_and_mode()
-        for folder in (self.run, self.sessions, self.groups, self.generated, self.logs, self.cache):
+        for folder in (self.run, self.sessions, self.groups, self.generated, self.trash, self.logs, self.cache):
             _make_folder(folder)
         _make_folder(self.engine_folder("x").parent)
         self._check_writable()

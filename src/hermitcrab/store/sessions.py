@@ -88,6 +88,13 @@ def count(connection: Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM sessions").fetchone()[0])
 
 
+def delete(connection: Connection, session_id: SessionId) -> bool:
+    """Forget the session, with its holds and where it came from. False: there was none."""
+    for table in ("held_sessions", "imported_sessions"):
+        connection.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))  # noqa: S608  # constants only
+    return connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
+
+
 def touch(connection: Connection, session_id: SessionId, at: str | None = None) -> None:
     """Somebody said something in it."""
     connection.execute("UPDATE sessions SET last_active_at = ? WHERE id = ?", (at or timestamp(), session_id))
