@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from hermitcrab.gateway.route import Route
 from hermitcrab.gateway.vault import KeySource
 from hermitcrab.groups.creation import ensure_first_group
 from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
+from hermitcrab.logic.liveness import AttentiveClock
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.model.messages import Address
@@ -157,6 +159,7 @@ async def open_host(
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)
+        clock = AttentiveClock(time.monotonic, settings.containers.silent_before_kill_s / 3)
         is_bubblewrap = settings.containers.engine == "bubblewrap"
         desk = MaterialsDesk(home, uid=uid, gid=gid)
         starter = Starter(
@@ -173,6 +176,7 @@ async def open_host(
             uid=uid,
             gid=gid,
             runner_env=_runner_fault(),
+            clock=clock,
         )
         ender = Ender(home=home, store=store, mailboxes=mailboxes, engine=engine, desk=desk)
         runner = ContainerRunner(
@@ -184,6 +188,7 @@ async def open_host(
             engine=engine,
             starter=starter,
             ender=ender,
+            clock=clock,
             told=Told(
                 said=deliverer.notify,
                 working=notices.working,

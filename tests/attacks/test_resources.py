@@ -14,7 +14,6 @@ from anyio import to_thread
 
 from hermitcrab import app
 from hermitcrab.app import Host
-from hermitcrab.containers import watch
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.engines import bubblewrap
 from hermitcrab.logic import retry
@@ -378,10 +377,8 @@ async def test_who_claims_to_work_for_ever_and_falls_silent_is_ended_by_the_host
     need_engine: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need_engine("bubblewrap")
-    monkeypatch.setattr(watch, "INTERVAL_S", 0.05)
-    monkeypatch.setattr(watch, "SILENT_AFTER_S", 0.5)
     claim = "tell(frames.Beat(activity='tool', detail='x' * 5000, until_ms=2**52, rss_kb=2**52)); time.sleep(600)"
-    async with host_on(tmp_path / "home", "bubblewrap", stop_grace_s=0.1) as (host, _):
+    async with host_on(tmp_path / "home", "bubblewrap", stop_grace_s=0.1, silent_before_kill_s=0.5) as (host, _):
         intruder = await intrude(host, "liar")
         take_over(monkeypatch, host, LIAR + claim)
         assert (await host.runner.wake(intruder.session)).kind == "started"

@@ -18,6 +18,7 @@ import anyio
 import structlog
 
 from hermitcrab.containers.link import Connection
+from hermitcrab.containers.pulse import Pulse
 from hermitcrab.errors import BadInputError, ConflictError, HermitcrabError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -44,17 +45,6 @@ _UNKNOWN = -10
 """No seq follows this one: rows are numbered 2, 4, 6, ..."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Pulse:
-    """What the runner last said of itself, on the host's clock."""
-
-    at: float
-    activity: str = "starting"
-    detail: str | None = None
-    until: float | None = None
-    rss_kb: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +98,12 @@ class Exchange:
         mailboxes: Mailboxes,
         surroundings: Callable[[], Awaitable[Surroundings]],
         outward: Outward,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: by which it is judged whether the runner lives."""
         self.session = session
         self.generation = generation
-        self.pulse = Pulse(at=time.monotonic())
+        self.pulse = Pulse(clock)
         self._mailboxes = mailboxes
         self._surroundings = surroundings
         self._outward = outward
@@ -128,6 +120,13 @@ class Exchange:
     def outstanding(self) -> int:
         """Rows that the runner has and has not completed."""
         return len(self._flow.outstanding)
+
+    def remind(self, reason: str) -> bool:
+        """Tell the runner, once for each tool, that its turn is to be given up. False: it was told, or has no link."""
+        if self.pulse.reminded or not self.send(frames.Cancel(reason=reason)):
+            return False
+        self.pulse.reminded = True
+        return True
 
     @property
     def is_behind(self) -> bool:
@@ -154,7 +153,7 @@ class Exchange:
         held = set(hello.holds) if hello.resumes else set()
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
         flow.last_seq, flow.more_waits = _UNKNOWN, True
-        self._beat("idle")
+        self.pulse.show("idle")
         if not connection.send(self._welcome(surroundings, state)):
             # The state is the agent's own. It may cost the session its memory, and never its next start.
             log.error("state.does-not-fit", session=self.session.id, keys=len(state))
@@ -180,7 +179,7 @@ class Exchange:
             return  # A link that was replaced; its runner repeats on the new one what was not acknowledged.
         match frame:
             case frames.Beat():
-                self._beat(frame.activity, frame.detail, frame.until_ms, frame.rss_kb)
+                self.pulse.beat(frame)
                 await self.note_claims()
                 if frame.activity in {"thinking", "tool"}:
                     self._outward.working()
@@ -190,6 +189,8 @@ class Exchange:
                 await self._out(frame, connection)
             case frames.Complete():
                 await self._complete(frame, connection)
+            case frames.ToolStopped():
+                self._tool_stopped(frame)
             case frames.SetState():
                 await self._set_state(frame, connection)
             case frames.Answer():
@@ -305,7 +306,7 @@ class Exchange:
         if ids:
             self._flow.claimed[frame.turn] = ids
         faults.point("link.claimed")
-        self._beat("thinking")
+        self.pulse.show("thinking")
         connection.send(frames.Claimed(turn=frame.turn))
         self._outward.working()
 
@@ -337,7 +338,7 @@ class Exchange:
             flow.outstanding.pop(MessageId(each), None)
         connection.send(frames.Completed(turn=frame.turn))
         faults.point("outbound.acknowledged")
-        self._beat("idle" if not flow.outstanding else "thinking")
+        self.pulse.show("idle" if not flow.outstanding else "thinking")
         self._outward.said()
         if flow.more_waits:
             await self.pump()
@@ -361,23 +362,21 @@ class Exchange:
                 frames.Refused(code="too-large", text=f"the state may have {MAX_STATE_BYTES} bytes", id=frame.id)
             )
 
+    def _tool_stopped(self, frame: frames.ToolStopped) -> None:
+        tool = self.pulse.tool_stopped(frame)
+        log.warning(
+            "tool.stopped",
+            session=self.session.id,
+            generation=self.generation,
+            tool=tool,
+            after_s=round(frame.after_ms / 1000, 1),
+        )
+
     def _answered(self, frame: frames.Answer) -> None:
         if waiting := self._answers.get(frame.id):
             event, answer = waiting
             answer.append(frame)
             event.set()
-
-    def _beat(
-        self, activity: str, detail: str | None = None, until_ms: int | None = None, rss_kb: int | None = None
-    ) -> None:
-        now = time.monotonic()
-        self.pulse = Pulse(
-            at=now,
-            activity=activity[:40],
-            detail=detail[:200] if detail else None,
-            until=now + until_ms / 1000 if until_ms is not None else None,
-            rss_kb=rss_kb if rss_kb is not None else self.pulse.rss_kb,
-        )
 
     async def _outbound_row(self, said: dict[str, Any]) -> OutboundRow:
         """The row for one thing said, with the host's own address and time. Raises _RefusedError."""

@@ -11,6 +11,7 @@ The engine is the truth about what runs (law 1). Who does what:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -68,7 +69,10 @@ class ContainerRunner:
         starter: Starter,
         ender: Ender,
         told: Told,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: by which it is judged whether runners live; the same that the starter has."""
+        self._clock = clock
         self._home, self._settings, self._installation = home, settings, installation
         self._mailboxes, self._engine = mailboxes, engine
         self._unrealized: tuple[str, ...] = ()
@@ -116,11 +120,12 @@ class ContainerRunner:
                     log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
                 watch = Watch(
                     self._engine,
-                    self._settings.containers,
+                    self._settings,
                     self._slots,
                     self._stopper.stop,
                     self._catch_up,
                     self._unrealized,
+                    self._clock,
                 )
                 await tasks.start(self._follower.run)
                 tasks.start_soon(watch.run)

@@ -138,7 +138,7 @@ class Slot:
             engine=engine,
             memory_bytes=pulse.rss_kb * 1024 if pulse and pulse.rss_kb is not None else None,
             unrealized=unrealized,
-            text=self.text,
+            text=self.text or (pulse.note if pulse is not None else ""),
         )
 
     async def close_resources(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 
@@ -51,12 +51,14 @@ class Starter:
         uid: int,
         gid: int,
         runner_env: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: by which it is judged whether runners live."""
         self._home, self._settings, self._installation = home, settings, installation
         self._store, self._mailboxes, self._engine = store, mailboxes, engine
         self._desk, self._surveyor, self._door = desk, surveyor, door
         self.image, self.uid, self.gid = image, uid, gid
-        self._runner_env = dict(runner_env)
+        self._runner_env, self._clock = dict(runner_env), clock
 
     async def start(self, slot: Slot, outward: Outward, began: float) -> None:
         """From claim to hello. Raises EngineError with the stage that failed; the caller clears up."""
@@ -155,6 +157,7 @@ class Starter:
             mailboxes=self._mailboxes,
             surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group, slot.config),
             outward=outward,
+            clock=self._clock,
         )
         stack = AsyncExitStack()
         async with AsyncExitStack() as building:

@@ -195,7 +195,7 @@ class Waker:
             slot.take(Signal.THAWED)
             slot.active_at = time.monotonic()
             if slot.exchange is not None:
-                slot.exchange.pulse.at = slot.active_at
+                slot.exchange.pulse.thawed()
             await isolated(nudge, slot)
             slot.timings["thaw"] = (time.monotonic() - began) * 1000
             self.last_timings[slot.session.id] = dict(slot.timings)

@@ -1,7 +1,7 @@
 """Looking over live containers every few seconds: who is silent is ended, who is quiet is frozen, later ended.
 
-Work is by live containers, not by sessions. Liveness is not progress (law 9): a runner that beats is never ended for
-being slow.
+Work is by live containers, not by sessions. `logic/liveness.py` judges whether a runner lives; a runner that beats is
+never ended for being slow.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import anyio
 import structlog
 
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.exchange import Exchange
 from hermitcrab.containers.slot import Slot
-from hermitcrab.containers.slots import Slots
 from hermitcrab.errors import EngineError
 from hermitcrab.logic.lifecycle import Phase, Signal
+from hermitcrab.logic.liveness import Bounds, State, judge
 from hermitcrab.observe.supervision import isolated
-from hermitcrab.settings.model import ContainerSettings
+from hermitcrab.settings.model import Settings
+from hermitcrab_wire.limits import BEATS_BEFORE_SILENT
 
 INTERVAL_S = 5.0
-
-SILENT_AFTER_S = 30.0
-"""Six missed beats: the runner's own timer beats whatever the provider does."""
+"""How often containers are looked over, if none is to be found silent sooner."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,42 +32,62 @@ class Watch:
     def __init__(
         self,
         engine: Engine,
-        settings: ContainerSettings,
-        slots: Slots,
+        settings: Settings,
+        slots: Iterable[Slot],
         stop: Callable[[Slot, str], Awaitable[None]],
         catch_up: Callable[[Slot], Awaitable[None]],
         unrealized: tuple[str, ...],
+        clock: Callable[[], float],
     ) -> None:
-        self._engine, self._settings, self._slots = engine, settings, slots
-        self._stop, self._catch_up = stop, catch_up
+        self._engine, self._settings, self._slots = engine, settings.containers, slots
+        self._stop, self._catch_up, self._clock = stop, catch_up, clock
         self._may_freeze = "freeze" not in unrealized
+        self._bounds = bounds(settings)
+        self._interval_s = min(INTERVAL_S, self._bounds.silent_after_s / BEATS_BEFORE_SILENT)
 
     async def run(self) -> None:
         """Until cancelled. One that is slow to end holds up no other."""
         async with anyio.create_task_group() as tasks:
             while True:
-                began = time.monotonic()
-                await anyio.sleep(INTERVAL_S)
-                if time.monotonic() - began > 3 * INTERVAL_S:
-                    continue  # The host itself stood still: every runner looks silent, and gets an interval to beat.
+                await anyio.sleep(self._interval_s)
+                now = self._clock()  # Read even when there is nobody to look at: it must notice what stood still.
                 for slot in self._slots:
-                    tasks.start_soon(isolated, self._look_over, slot)
+                    tasks.start_soon(isolated, self._look_over, slot, now)
 
-    async def _look_over(self, slot: Slot) -> None:
-        exchange, now = slot.exchange, time.monotonic()
+    async def _look_over(self, slot: Slot, now: float) -> None:
+        exchange = slot.exchange
         if exchange is None or slot.lock.locked():
             return
-        quiet_s = now - slot.active_at
+        quiet_s = time.monotonic() - slot.active_at
         if (slot.life.phase is Phase.READY and exchange.is_behind) or (slot.life.phase is Phase.FROZEN and slot.wanted):
             # A mailbox or an engine failed when there was something to push.
             await self._catch_up(slot)
             return
-        if slot.life.phase is Phase.READY and now - exchange.pulse.at > SILENT_AFTER_S:
-            await self._stop(slot, "hung")
-        elif (is_idle(slot) or slot.life.phase is Phase.FROZEN) and quiet_s > self._settings.quiet_before_stop_s:
+        if slot.life.phase in {Phase.READY, Phase.DRAINING} and await self._judge(slot, exchange, now):
+            return
+        if (is_idle(slot) or slot.life.phase is Phase.FROZEN) and quiet_s > self._settings.quiet_before_stop_s:
             await self._stop(slot, "quiet")
         elif is_idle(slot) and quiet_s > self._settings.quiet_before_freeze_s and self._may_freeze:
             await self._freeze(slot)
+
+    async def _judge(self, slot: Slot, exchange: Exchange, now: float) -> bool:
+        """Whether it was ended."""
+        verdict = judge(exchange.pulse.signs, now, self._bounds)
+        match verdict.state:
+            case State.SILENT:
+                await self._stop(slot, "hung")
+                return True
+            case State.EXPIRED:
+                await self._stop(slot, "expired")
+                return True
+            case State.TOOL_OVERDUE:
+                if exchange.remind(verdict.text):
+                    log.warning("runner.tool-overdue", session=slot.session.id, text=verdict.text)
+            case State.LATE:
+                log.info("runner.late", session=slot.session.id, text=verdict.text)
+            case State.ALIVE | State.WAITS:
+                pass
+        return False
 
     async def _freeze(self, slot: Slot) -> None:
         async with slot.lock:
@@ -78,6 +98,16 @@ class Watch:
             except EngineError as error:
                 log.warning("container.not-frozen", session=slot.session.id, text=error.message)
                 slot.take(Signal.THAWED)
+
+
+def bounds(settings: Settings) -> Bounds:
+    """What the settings say of silence, tools and age."""
+    return Bounds(
+        silent_after_s=settings.containers.silent_before_kill_s,
+        tool_timeout_s=settings.agents.tool_timeout_s,
+        tool_grace_s=settings.agents.tool_grace_s,
+        lifetime_s=settings.containers.lifetime_s or None,
+    )
 
 
 def is_idle(slot: Slot) -> bool:

@@ -18,6 +18,7 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.model import Settings
 from hermitcrab.store import container_configs, destinations, messaging_groups
 from hermitcrab.store.database import Store
+from hermitcrab_wire.limits import BEATS_BEFORE_SILENT
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,9 @@ class GroupSurveyor:
                     "effort": config.effort or agents.effort,
                     "max_messages_per_prompt": config.max_messages_per_prompt or agents.max_messages_per_prompt,
                     "timezone": agents.timezone,
+                    "tool_timeout_s": agents.tool_timeout_s,
+                    "tool_grace_s": agents.tool_grace_s,
+                    "beat_s": self._settings.containers.silent_before_kill_s / BEATS_BEFORE_SILENT,
                 },
                 destinations=destinations.for_agent_group(connection, group.id),
                 home_address=Address(

@@ -63,9 +63,7 @@ def judge(signs: Signs, now: float, bounds: Bounds) -> Verdict:
     if silent_s > bounds.silent_after_s:
         return Verdict(State.SILENT, f"It gave no sign of life for {silent_s:.0f} s, and the host ended it.")
     if bounds.lifetime_s is not None and signs.born_at is not None and now - signs.born_at > bounds.lifetime_s:
-        return Verdict(
-            State.EXPIRED, f"It had lived for {bounds.lifetime_s:g} s, which is as long as a container may."
-        )
+        return Verdict(State.EXPIRED, f"It had lived for {bounds.lifetime_s:g} s, which is as long as a container may.")
     if silent_s > bounds.silent_after_s / 2:
         return Verdict(State.LATE, f"no sign of life for {silent_s:.0f} s")
     if signs.activity == "rate-limited":
@@ -74,9 +72,7 @@ def judge(signs: Signs, now: float, bounds: Bounds) -> Verdict:
         believed = min(signs.until, signs.since + bounds.tool_timeout_s)
         # The runner stops a tool after one grace. The second is for that to arrive here.
         if now > believed + 2 * bounds.tool_grace_s:
-            return Verdict(
-                State.TOOL_OVERDUE, f"the tool {signs.detail or '?'} has run for {now - signs.since:.0f} s"
-            )
+            return Verdict(State.TOOL_OVERDUE, f"the tool {signs.detail or '?'} has run for {now - signs.since:.0f} s")
     return Verdict(State.ALIVE)
 
 

@@ -98,6 +98,10 @@ class ContainerSettings(_Section):
     quiet_before_freeze_s: Quiet = 300.0
     quiet_before_stop_s: Quiet = 1800.0
     stop_grace_s: Quiet = 10.0
+    silent_before_kill_s: Annotated[float, Field(ge=0.5, le=3600, allow_inf_nan=False)] = 30.0
+    """A container whose runner gives no sign of life for so long is ended. Its runner beats six times in this."""
+    lifetime_s: Quiet = 0.0
+    """A container is ended when it is as old as this, whatever it does. 0: none is ended for its age."""
 
 
 class AgentSettings(_Section):
@@ -109,6 +113,10 @@ class AgentSettings(_Section):
     assistant_name: OptionalText = None
     max_messages_per_prompt: int = Field(default=10, ge=1, le=64)
     timezone: TimeZone = "UTC"
+    tool_timeout_s: Deadline = 900.0
+    """The longest time that a tool may run: all in all if it says itself how long, else without a sign of progress."""
+    tool_grace_s: Quiet = 30.0
+    """How much longer than it said itself a tool may run."""
 
 
 class GatewaySettings(_Section):

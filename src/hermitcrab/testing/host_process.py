@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -73,6 +74,11 @@ class HostProcess:
         if self._child is not None and self.alive:
             self._child.kill()
             await self.died()
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal, if it still runs."""
+        if self._child is not None and self.alive:
+            self._child.send_signal(number)
 
     async def stop(self) -> int:
         """SIGTERM, and wait until it has ended what runs."""

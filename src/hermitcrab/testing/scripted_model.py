@@ -37,6 +37,8 @@ class Say(Turn):
     """Text, in as many stream events as there are `parts`."""
 
     parts: tuple[str, ...]
+    between: anyio.Event | None = None
+    """Holds the stream back after its first part: a model that thinks while the connection stays open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,8 @@ class Fail(Turn):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def say(*parts: str, after: anyio.Event | None = None) -> Say:
-    return Say(parts=parts, after=after)
+def say(*parts: str, after: anyio.Event | None = None, between: anyio.Event | None = None) -> Say:
+    return Say(parts=parts, after=after, between=between)
 
 
 def use_tool(name: str, arguments: Mapping[str, Any], *, before: str = "", after: anyio.Event | None = None) -> UseTool:
@@ -165,7 +167,8 @@ class ScriptedModel:
                 body = {"type": "error", "error": {"type": kind, "message": turn.message}}
                 await _send_json(connection, stream, turn.status, body, turn.headers)
             case _ if isinstance(request.body, dict) and request.body.get("stream"):
-                await _send_stream(connection, stream, _events(turn, model, len(self.requests)))
+                held = turn.between if isinstance(turn, Say) else None
+                await _send_stream(connection, stream, _events(turn, model, len(self.requests)), held)
             case _:
                 await _send_json(connection, stream, 200, _message(turn, model, len(self.requests)))
 
@@ -227,13 +230,18 @@ async def _send_json(
 
 
 async def _send_stream(
-    connection: h11.Connection, stream: anyio.abc.SocketStream, events: Iterable[dict[str, Any]]
+    connection: h11.Connection,
+    stream: anyio.abc.SocketStream,
+    events: Iterable[dict[str, Any]],
+    between: anyio.Event | None,
 ) -> None:
     head = h11.Response(status_code=200, headers=[("content-type", "text/event-stream"), ("cache-control", "no-cache")])
     await stream.send(connection.send(head) or b"")
     for event in events:
         block = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
         await stream.send(connection.send(h11.Data(data=block)) or b"")
+        if between is not None and event["type"] == "content_block_delta":
+            await between.wait()
     await stream.send(connection.send(h11.EndOfMessage()) or b"")
 
 

@@ -373,6 +373,10 @@ def test_a_limit_of_the_model_shows_until_the_model_goes_on() -> None:
     assert (play.pulse.activity, play.pulse.until) == ("rate-limited", 1020.0)
     play.loop.handle(base.Working())
     assert play.pulse.activity == "thinking"
+    play.loop.handle(base.Waiting("HTTP 429", 20.0))
+    play.now = play.loop.deadline or 0.0
+    play.loop.handle(Tick())
+    assert (play.now, play.pulse.activity, play.loop.deadline) == (1020.0, "thinking", None)
 
 
 def test_a_tool_that_overstays_is_interrupted_once() -> None:
@@ -387,6 +391,67 @@ def test_a_tool_that_overstays_is_interrupted_once() -> None:
     play.loop.handle(Tick())
     play.loop.handle(Tick())
     assert play.provider.interrupts == 1
+    assert [(each.tool, each.after_ms) for each in play.of_kind(frames.ToolStopped)] == [("Bash", 90_000)]
+
+
+def test_the_chat_hears_which_tool_was_stopped_and_the_next_turn_is_its_own() -> None:
+    play = Play(tool_timeout_s=5, tool_grace_s=1)
+    play.receive(row("r1"))
+    play.loop.handle(base.ToolBegan("t1", "mcp__mail__send"))
+    play.now += 5
+    play.loop.handle(Tick())
+    play.fail("it was interrupted", cancelled=True)
+    (complete,) = play.of_kind(frames.Complete)
+    sentence = "the tool mcp__mail__send was stopped, as it had not ended after 5 s"
+    assert complete.outs[0]["content"]["text"] == f"I could not answer: {sentence}."
+    assert complete.failed == sentence
+    play.receive(row("r2"))
+    play.fail("it was interrupted", cancelled=True)
+    assert play.of_kind(frames.Complete)[1].outs[0]["content"]["text"] == "I was stopped before I had finished this."
+
+
+def test_a_tool_that_says_nothing_of_its_time_may_go_on_while_anything_happens() -> None:
+    play = Play(tool_timeout_s=100)
+    play.receive(row("r1"))
+    play.loop.handle(base.ToolBegan("t1", "Search"))
+    for _ in range(20):
+        play.now += 90
+        play.loop.handle(base.Working())
+        play.loop.handle(Tick())
+    assert play.provider.interrupts == 0
+    play.now += 100
+    play.loop.handle(Tick())
+    assert play.provider.interrupts == 1
+
+
+@pytest.mark.parametrize(("said_s", "after_s"), [(10.0, 15), (1e12, 100), (98.0, 100)])
+def test_what_a_tool_says_of_its_time_counts_up_to_the_longest(said_s: float, after_s: float) -> None:
+    play = Play(tool_timeout_s=100, tool_grace_s=5)
+    play.receive(row("r1"))
+    play.loop.handle(base.ToolBegan("t1", "Bash", said_s))
+    assert play.loop.deadline == 1000.0 + after_s
+    assert play.pulse.until is not None
+    assert play.pulse.until <= 1100.0
+
+
+@pytest.mark.parametrize("limits", [{}, {"tool_timeout_s": "soon", "tool_grace_s": -1}, {"tool_timeout_s": 10**400}])
+def test_limits_that_make_no_sense_are_the_usual_ones(limits: dict[str, Any]) -> None:
+    play = Play(**limits)
+    play.receive(row("r1"))
+    play.loop.handle(base.ToolBegan("t1", "Bash", 60.0))
+    assert play.loop.deadline == 1090.0
+
+
+def test_neither_a_helper_that_thinks_nor_a_model_that_makes_us_wait_stops_a_turn() -> None:
+    play = Play(tool_timeout_s=100)
+    play.receive(row("r1"))
+    play.loop.handle(base.ToolBegan("t1", "Task", is_agent=True))
+    assert play.loop.deadline is None
+    play.loop.handle(base.ToolBegan("t2", "Search"))
+    play.loop.handle(base.Waiting("limit five_hour", 18_000.0))
+    play.now += 18_000
+    play.loop.handle(Tick())
+    assert play.provider.interrupts == 0
 
 
 def test_a_drain_finishes_the_turn_and_takes_no_more() -> None:

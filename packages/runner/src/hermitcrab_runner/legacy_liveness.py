@@ -28,7 +28,8 @@ class ToolState(NamedTuple):
     """The row of container_state."""
 
     current_tool: str | None = None
-    declared_timeout_ms: float | None = None
+    declared_timeout_ms: object = None
+    """Whatever the runner wrote there."""
 
 
 class Claim(NamedTuple):

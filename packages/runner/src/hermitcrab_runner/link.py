@@ -27,6 +27,8 @@ _READ_BYTES = 64 * 1024
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 _WELCOME_WITHIN_S = 10.0
+_SHORTEST_BEAT_S = 0.05
+_LONGEST_BEAT_S = 600.0
 _BACKLOG_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
 """Beats and logs are left out beyond this: the host does not read, and has no use for old ones."""
 
@@ -76,6 +78,7 @@ class Link:
         self._unacknowledged: dict[tuple[str, str], bytes] = {}
         self._pulse = Pulse()
         self._closed = False
+        self._beat_s = settings.beat_s
         self._wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The writing end also takes signal numbers (signal.set_wakeup_fd)."""
 
@@ -154,7 +157,7 @@ class Link:
         while True:
             if self._welcomed and (now := time.monotonic()) >= next_beat:
                 self._beat()
-                next_beat = now + self._settings.beat_s
+                next_beat = now + self._beat_s
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._backlog else 0)
             selector.modify(connection, events)
             ready = selector.select(max(0.0, next_beat - time.monotonic()))
@@ -185,7 +188,7 @@ class Link:
                     if not data:
                         return None
                     if self._welcomed and not welcomed:
-                        next_beat = time.monotonic() + self._settings.beat_s
+                        next_beat = time.monotonic() + self._beat_s
             if self._closed:
                 return None
 
@@ -210,6 +213,7 @@ class Link:
             note("link.not-understood", code=error.code, error=error)
             return None
         if isinstance(frame, frames.Welcome):
+            self._beat_s = _interval(frame.config.get("beat_s"), self._settings.beat_s)
             with self._lock:
                 self._welcomed = self._welcomed_before = True
                 self._backlog += b"".join(self._unacknowledged.values())
@@ -311,6 +315,13 @@ def connect_unix(path: str) -> socket.socket:
         if folder >= 0:
             os.close(folder)
     return connection
+
+
+def _interval(value: object, usual: float) -> float:
+    """How often to beat, as the host wants it: within reason, whatever it says."""
+    if not (isinstance(value, (int, float)) and value > 0):
+        return usual
+    return min(max(value, _SHORTEST_BEAT_S), _LONGEST_BEAT_S)
 
 
 def resident_kb() -> int:

@@ -12,10 +12,12 @@ from hermitcrab_runner import prompt
 from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.providers.base import ProviderSettings
 from hermitcrab_runner.rows import Row, text_of
+from hermitcrab_runner.turn_state import ToolLimits
 from hermitcrab_wire import frames
 from hermitcrab_wire.limits import MAX_IDS_IN_A_FRAME
 
 _MOST_ROWS = 10
+_SECONDS_AT_MOST = 10 * 86_400.0
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _ZONES = "/usr/share/zoneinfo"
 
@@ -35,6 +37,7 @@ class Surroundings:
         self.names: frozenset[str] = frozenset()
         self.most_rows = _MOST_ROWS
         self.timezone = "UTC"
+        self.tool_limits = ToolLimits()
 
     def update(self, welcome: frames.Welcome) -> ProviderSettings | None:
         """Take a welcome in. Returns the provider's settings when they are new."""
@@ -43,6 +46,10 @@ class Surroundings:
         self.names = frozenset(each.name for each in self.destinations)
         self.most_rows = _between(config.get("max_messages_per_prompt"), _MOST_ROWS, MAX_IDS_IN_A_FRAME)
         self.timezone = _use_zone(text_of(config.get("timezone")) or os.environ.get("TZ", ""))
+        usual = ToolLimits()
+        self.tool_limits = ToolLimits(
+            _seconds(config.get("tool_timeout_s"), usual.timeout_s), _seconds(config.get("tool_grace_s"), usual.grace_s)
+        )
         if not self.known:
             # Later this process knows better than the host, whose state may wait behind a frame of ours.
             self._continuation = text_of(welcome.state.get(self._state_key)) or None
@@ -85,6 +92,10 @@ def _between(value: Any, default: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         return default
     return min(value, most)
+
+
+def _seconds(value: object, usual: float) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < _SECONDS_AT_MOST else usual
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from hermitcrab_runner.providers import base
 from hermitcrab_runner.reply import Reply, clean, parse_reply
 from hermitcrab_runner.rows import Row, parse_row
 from hermitcrab_runner.surroundings import Surroundings
-from hermitcrab_runner.turn_state import TOOL_GRACE_S, Group, Tool, TurnState
+from hermitcrab_runner.turn_state import Group, Stalled, Tool, TurnState
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.limits import INBOUND_WINDOW, MAX_IDS_IN_A_FRAME
 
@@ -31,6 +31,7 @@ host's window, and the row that triggers would never come."""
 _DONE_AT_MOST = 4 * INBOUND_WINDOW
 _REASON_CHARACTERS_AT_MOST = 500
 _LOG_CHARACTERS_AT_MOST = 2000
+_TOOL_CHARACTERS_AT_MOST = 100
 
 
 class Tick:
@@ -109,6 +110,7 @@ class TurnLoop:
 
     def _welcomed(self, welcome: frames.Welcome) -> None:
         settings = self._surroundings.update(welcome)
+        self._state.limits = self._surroundings.tool_limits
         if settings is not None:
             self._provider.configure(settings)
 
@@ -234,6 +236,7 @@ class TurnLoop:
 
     def _provider_event(self, event: base.Event) -> None:
         state = self._state
+        state.progress_at = self._clock()
         if not isinstance(event, (base.Waiting, base.Started)):
             state.waits = None
         match event:
@@ -242,8 +245,8 @@ class TurnLoop:
             case base.Forgotten():
                 self._remember(None)
             case base.ToolBegan():
-                until = None if event.timeout_s is None else self._clock() + event.timeout_s
-                state.tools[event.key] = Tool(clean(event.name)[:200], until)
+                name = clean(event.name)[:_TOOL_CHARACTERS_AT_MOST]
+                state.tools[event.key] = Tool(name, self._clock(), event.timeout_s, event.is_agent)
             case base.ToolEnded():
                 state.tools.pop(event.key, None)
             case base.Waiting():
@@ -259,6 +262,7 @@ class TurnLoop:
                 self._take_back(event.keys)
         if not state.asked:
             state.tools.clear()
+            state.stalled = None
 
     def _remember(self, continuation: str | None) -> None:
         key = self._surroundings.remember(continuation)
@@ -322,9 +326,11 @@ class TurnLoop:
         self._send_all(outbox.flush(keep=0))
 
     def _fail(self, group: Group, failed: base.Failed) -> None:
-        reason = clean(failed.reason)[:_REASON_CHARACTERS_AT_MOST]
+        stalled, self._state.stalled = self._state.stalled, None
+        reason = clean(stalled.reason if stalled is not None else failed.reason)[:_REASON_CHARACTERS_AT_MOST]
         note("turn.failed", turn=group.turn, reason=reason)
-        text = "I was stopped before I had finished this." if failed.cancelled else f"I could not answer: {reason}."
+        asked_for = failed.cancelled and stalled is None
+        text = "I was stopped before I had finished this." if asked_for else f"I could not answer: {reason}."
         group.outbox.say(None, text)
         self._complete(group, failed=reason)
 
@@ -352,13 +358,23 @@ class TurnLoop:
 
     def _check_time(self) -> None:
         now = self._clock()
+        if self._state.waits is not None and now >= self._state.waits_until:
+            # The harness says nothing when it asks the model again, and nothing until that answers.
+            self._state.waits, self._state.progress_at = None, now
         for key, tool in list(self._state.tools.items()):
-            if tool.until is not None and now >= tool.until + TOOL_GRACE_S:
-                note("tool.stalled", tool=tool.name)
+            overdue_at = self._state.overdue_at(tool)
+            if overdue_at is not None and now >= overdue_at:
                 del self._state.tools[key]
-                self._provider.interrupt()
+                self._stop_turn_of(tool, now - tool.began)
         if self._state.drain_until is not None and now >= self._state.drain_until:
             self._leave("the time to drain is over")
+
+    def _stop_turn_of(self, tool: Tool, after_s: float) -> None:
+        note("tool.stalled", tool=tool.name, after_s=round(after_s))
+        self._send(frames.ToolStopped(tool=tool.name, after_ms=round(after_s * 1000)))
+        if self._state.stalled is None:
+            self._state.stalled = Stalled(tool.name, after_s)
+            self._provider.interrupt()
 
     def _drain(self, within_s: float | None) -> None:
         note("drain", within_s=within_s, asked=len(self._state.asked), waiting=len(self._state.waiting))

@@ -140,6 +140,14 @@ class Beat(Frame):
     rss_kb: int | None = None
 
 
+class ToolStopped(Frame):
+    """A tool had not ended long after its time, and the runner interrupted its turn."""
+
+    type = "tool-stopped"
+    tool: str
+    after_ms: int
+
+
 class SetState(Frame):
     """One key of the session's state, kept across containers. Without a value the key is dropped."""
 
@@ -240,7 +248,7 @@ class Drain(Frame):
 
 
 FROM_RUNNER: dict[str, type[Frame]] = {
-    each.type: each for each in (Hello, Claim, Out, Complete, Beat, SetState, Answer, Log, Bye)
+    each.type: each for each in (Hello, Claim, Out, Complete, Beat, ToolStopped, SetState, Answer, Log, Bye)
 }
 FROM_HOST: dict[str, type[Frame]] = {
     each.type: each for each in (Welcome, Inbound, Claimed, Committed, Completed, Refused, Ask, Cancel, Drain)

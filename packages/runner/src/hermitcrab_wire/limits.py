@@ -27,4 +27,7 @@ INBOUND_WINDOW = 256
 """Rows that the host pushes ahead of the runner's completions: the back-pressure towards the runner."""
 
 BEAT_INTERVAL_S = 5.0
-"""A runner says at least this often that it lives."""
+"""A runner says at least this often that it lives, unless its welcome tells it another interval."""
+
+BEATS_BEFORE_SILENT = 6
+"""As many beats are missed before a runner counts as dead."""

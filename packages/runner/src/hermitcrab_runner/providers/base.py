@@ -36,6 +36,8 @@ class ToolBegan(NamedTuple):
     name: str
     timeout_s: float | None = None
     """How long the tool says that it may take."""
+    is_agent: bool = False
+    """It asks a model itself: as no model is too slow, it is never interrupted. The tools of its own are."""
 
 
 class ToolEnded(NamedTuple):

@@ -33,6 +33,8 @@ _HOPELESS_AFTER = 2
 """Attempts after which a refusal is not retried any further, though the harness would go on for minutes."""
 
 _BASH_DEFAULT_S = 120.0
+_AGENTS = frozenset({"Task", "Agent", "TaskOutput"})
+"""Tools that wait for another agent."""
 
 _REASONS = {
     **_HOPELESS_STATUSES,
@@ -114,7 +116,9 @@ class Translator:
                     if self._held and not of_a_helper:
                         yield Progress("\n\n".join(self._held))
                         self._held.clear()
-                    yield ToolBegan(block.id, block.name, _timeout_s(block.name, block.input))
+                    yield ToolBegan(
+                        block.id, block.name, _timeout_s(block.name, block.input), is_agent=block.name in _AGENTS
+                    )
 
     def _tool_results(self, content: Any) -> Iterator[Event]:
         yield Working()

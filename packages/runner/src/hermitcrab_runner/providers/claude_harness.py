@@ -17,7 +17,7 @@ from hermitcrab_runner.providers.claude_events import STALE_SESSION, Translator
 _SILENT_S = 30.0
 """A harness that says it owes no answer although one is outstanding may just not have read it yet. For so long."""
 
-_INTERRUPT_WITHIN_S = 10.0
+_INTERRUPT_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
