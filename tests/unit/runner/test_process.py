@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from hermitcrab.testing.fake_host import fake_host, row, running_runner
 from hermitcrab_runner.digest import turn_id
+from hermitcrab_runner.link import Link, LinkSettings
 from hermitcrab_wire import frames
 
 RUNNER_POINTS = ("runner.received", "runner.claimed", "runner.answered", "runner.completing", "runner.completed")
@@ -250,3 +253,21 @@ async def test_a_runner_without_a_host_dials_until_there_is_one(tmp_path: Path) 
         async with running_runner(early) as runner, fake_host(late) as host:
             await host.until(lambda host: host.connected)
             assert host.of_kind(frames.Hello)[0].pid == runner.pid
+
+
+def test_a_runner_without_a_link_dials_as_soon_as_something_listens_again(tmp_path: Path) -> None:
+    settings = LinkSettings(str(tmp_path / "link.sock"), 1, "echo", "0", 0.0, 600.0)
+    link = Link(settings, holds=list, deliver=lambda _frame: None, lost=lambda _code: None)
+    handled, woken = signal.signal(signal.SIGIO, lambda *_: None), signal.set_wakeup_fd(link.wake_writer)
+    try:
+        link._ask_to_be_told()
+        with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX) as listener:
+            selector.register(link._wake_reader, selectors.EVENT_READ)
+            assert not link._pause(selector, 0.01)
+            listener.bind(settings.path)
+            # An hour, were it not told.
+            assert link._pause(selector, 3600.0)
+            assert not link._pause(selector, 0.01)
+    finally:
+        signal.set_wakeup_fd(woken)
+        signal.signal(signal.SIGIO, handled)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -79,6 +80,9 @@ class Link:
         self._pulse = Pulse()
         self._closed = False
         self._beat_s = settings.beat_s
+        self._announced = False
+        """Something was made in the socket's folder: a host may listen there again."""
+        self._folder = -1
         self._wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         """The writing end also takes signal numbers (signal.set_wakeup_fd)."""
 
@@ -135,8 +139,9 @@ class Link:
                     self._lost(EXIT_ORPHANED)
                     return
                 # Between half of it and all of it, so that many runners do not dial a restarted host in step.
-                self._pause(selector, wait_s * (0.5 + os.urandom(1)[0] / 510))
-                wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+                announced = self._pause(selector, wait_s * (0.5 + os.urandom(1)[0] / 510))
+                wait_s = _FIRST_WAIT_S if announced else min(wait_s * 2, _LONGEST_WAIT_S)
+                self._ask_to_be_told()  # before dialling, so that no socket is made unseen in between
 
     def _converse(self, selector: selectors.BaseSelector) -> frames.Refused | None:
         """One connection from dialling to its end. Returns a refusal that came instead of a welcome."""
@@ -272,14 +277,36 @@ class Link:
         except BlockingIOError:
             return
         for number in numbers:
-            if number:
+            if number == signal.SIGIO:
+                self._announced = True
+            elif number:
                 self._on_signal(number)
 
-    def _pause(self, selector: selectors.BaseSelector, seconds: float) -> None:
+    def _pause(self, selector: selectors.BaseSelector, seconds: float) -> bool:
+        """Wait, but no longer than until a host may listen again; whether it may."""
         until = time.monotonic() + seconds
-        while not self._closed and (left := until - time.monotonic()) > 0:
+        while not self._closed and not self._announced and (left := until - time.monotonic()) > 0:
             for _ in selector.select(left):
                 self._hear_signals()
+        announced, self._announced = self._announced, False
+        return announced
+
+    def _ask_to_be_told(self) -> None:
+        """Have the kernel send SIGIO once when something is made in the socket's folder.
+
+        Without it (a sandbox that emulates the kernel, or nobody handles the signal) the pauses alone must do.
+        """
+        if not callable(signal.getsignal(signal.SIGIO)):
+            return
+        import fcntl  # noqa: PLC0415  # most runners never lose their link
+
+        try:
+            if self._folder < 0:
+                path = os.path.dirname(self._settings.path)  # pathlib would cost the runner memory
+                self._folder = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.fcntl(self._folder, fcntl.F_NOTIFY, fcntl.DN_CREATE)
+        except OSError as error:
+            note("link.not-watched", error=error.strerror or error)
 
     def _disconnect(self, selector: selectors.BaseSelector) -> None:
         with self._lock:

@@ -64,7 +64,7 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
         ask=lambda ask: _answer(ask, link),
         unacknowledged=lambda: link.unacknowledged,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGIO):
         signal.signal(number, _heard)
     signal.set_wakeup_fd(link.wake_writer, warn_on_full_buffer=False)
     thread = threading.Thread(target=_run_link, args=(link, items), name="link", daemon=True)
