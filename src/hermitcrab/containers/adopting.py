@@ -95,7 +95,9 @@ class Adopter:
             await self._starter.await_hello(slot)
             slot.take(Signal.HELLO, generation)
             log.info("container.adopted", session=slot.session.id, generation=generation)
-            await nudge(slot)
+            if slot.wanted:
+                slot.wanted = False
+                await nudge(slot)  # Of rows that came between the greeting and now, a wake has told.
         except EngineError:
             if slot.life.generation == generation and slot.life.phase is Phase.STARTING:
                 await self._stopper.stop(slot, "hung")

@@ -11,8 +11,9 @@ import shutil
 import stat
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,8 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def interpreter_env() -> dict[str, str]:
+@cache
+def interpreter_env() -> Mapping[str, str]:
     """What the host's interpreter needs in its environment to run at another path."""
     if sysconfig.get_config_var("Py_ENABLE_SHARED") and not Path(sys.base_prefix).resolve().is_relative_to("/usr"):
         return {"LD_LIBRARY_PATH": f"{INTERPRETER}/lib"}

@@ -24,8 +24,9 @@ from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
 
-AT_ONCE = 16
-"""Containers that are looked at together; one that is slow holds up no other."""
+AT_ONCE = 4
+"""Containers that are looked at together, so that one that is slow does not hold up the others. More only get in each
+other's way: what is done for one is mostly this process's own work (measured: 300 adoptions take a fifth longer)."""
 
 SWEEP_INTERVAL_S = 30.0
 
@@ -96,6 +97,7 @@ class Reconciler:
             result.engine_unknown = self._engine_unknown = True
             return
         self._engine_unknown = False
+        await isolated(self._runner.expect, found)
         limiter = anyio.Semaphore(AT_ONCE)
         missing = self._runner.live()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from sqlite3 import Connection
 
 from hermitcrab.containers.slot import Slot
 from hermitcrab.errors import NotFoundError
@@ -12,6 +13,7 @@ from hermitcrab.logic.lifecycle import LIVE, Life, Phase
 from hermitcrab.logic.spec import container_name
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import agent_groups, sessions
@@ -49,18 +51,30 @@ class Slots:
         """The session's slot, made if need be. Raises NotFoundError without such a session or its group."""
         if (known := self._slots.get(session_id)) is not None:
             return known
-        session = await self._store.read(lambda connection: sessions.by_id(connection, session_id))
-        if session is None:
-            raise NotFoundError(f"there is no session {session_id}")
-        group_id = session.agent_group_id
-        group = await self._store.read(lambda connection: agent_groups.by_id(connection, group_id))
-        if group is None:
-            raise NotFoundError(f"session {session_id} has no agent group any more")
-        name = container_name(self._installation, session_id)
+
+        found = await self._store.read(lambda connection: _found(connection, session_id))
+        return self._keep(*found)
+
+    async def open_all(self, session_ids: Iterable[SessionId]) -> None:
+        """As `open` for each of them, with one look into the store. Those that cannot be opened are left out."""
+        wanted = [each for each in session_ids if each not in self._slots]
+
+        def read(connection: Connection) -> list[tuple[Session, AgentGroup]]:
+            found = []
+            for each in wanted:
+                with suppress(NotFoundError):
+                    found.append(_found(connection, each))
+            return found
+
+        for session, group in await self._store.read(read) if wanted else ():
+            self._keep(session, group)
+
+    def _keep(self, session: Session, group: AgentGroup) -> Slot:
+        name = container_name(self._installation, session.id)
         slot = Slot(session=session, group=group, name=name, life=Life(Phase.ABSENT, session.generation))
         # Another task may have been faster while we read.
-        slot = self._slots.setdefault(session_id, slot)
-        self._by_name[name] = session_id
+        slot = self._slots.setdefault(session.id, slot)
+        self._by_name[name] = session.id
         return slot
 
     def forget(self, slot: Slot) -> None:
@@ -104,3 +118,13 @@ class Slots:
         if counts.pending_triggers == 0 and counts.undelivered == 0:
             # A row that was announced meanwhile raised the count, and then this changes nothing.
             await self._store.write(lambda connection: sessions.settle(connection, session.id, seen))
+
+
+def _found(connection: Connection, session_id: SessionId) -> tuple[Session, AgentGroup]:
+    session = sessions.by_id(connection, session_id)
+    if session is None:
+        raise NotFoundError(f"there is no session {session_id}")
+    group = agent_groups.by_id(connection, session.agent_group_id)
+    if group is None:
+        raise NotFoundError(f"session {session_id} has no agent group any more")
+    return session, group

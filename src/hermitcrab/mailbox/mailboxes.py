@@ -104,7 +104,7 @@ class Mailboxes:
             raise StoreError(f"session {session.id}: the host is closing its mailboxes")
         box = self._boxes.get(session.id)
         if box is None:
-            box = self._boxes[session.id] = _Box(self._folder_of(session))
+            box = self._boxes[session.id] = _Box(self._folder_of(session), last_used=time.monotonic())
             self._used.set()
         else:
             self._boxes.move_to_end(session.id)
@@ -145,13 +145,17 @@ class Mailboxes:
 
     async def close_quiet(self, *, unused_since: float) -> None:
         """Close what nobody uses and was not used since then (on the monotonic clock), and what is too many."""
+        if not self._boxes or self._is_recent(next(iter(self._boxes.values())), unused_since):
+            return  # Without a copy of all of them: it is asked whenever one is opened.
         for key, box in list(self._boxes.items()):
-            # The order is that of use: what follows was used later.
-            too_many = len(self._boxes) > self._open_at_most
-            if box.last_used > unused_since and not too_many:
+            if self._is_recent(box, unused_since):
                 return
             if box.users == 0:
                 await self._close(key, box)
+
+    def _is_recent(self, box: _Box, unused_since: float) -> bool:
+        """Whether it stays open for now, and with it all that follow: the order is that of use."""
+        return box.last_used > unused_since and len(self._boxes) <= self._open_at_most
 
     async def aclose(self) -> None:
         """Close every mailbox after what it is doing. Nothing can be run from then on."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
@@ -84,9 +84,13 @@ class ContainerSpec:
     @property
     def spec_hash(self) -> str:
         """12 hex digits that change when anything but the generation changes."""
-        values = asdict(self)
+        values = _values_of(self)
         del values["generation"]
-        values["env"] = dict(self.env)
+        values |= {
+            "env": dict(self.env),
+            "limits": _values_of(self.limits),
+            "mounts": [_values_of(mount) for mount in self.mounts],
+        }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -97,6 +101,11 @@ class ContainerSpec:
             LABEL_GENERATION: str(self.generation),
             LABEL_SPEC_HASH: self.spec_hash,
         }
+
+
+def _values_of(of: ContainerSpec | Mount | Limits) -> dict[str, Any]:
+    """Its fields by name. Not `asdict`, which copies every value: a host that comes back hashes hundreds of specs."""
+    return {name: getattr(of, name) for name in of.__dataclass_fields__}
 
 
 class ContainerStatus(StrEnum):

@@ -87,7 +87,8 @@ class BubblewrapEngine:
         return await anyio.to_thread.run_sync(bubblewrap_preflight.findings, self._sandboxes)
 
     async def ensure_image(self, image: str | None) -> None:
-        await self._call(partial(bubblewrap_root.check_image, image))
+        if image is not None:  # The host's own /usr needs no looking for.
+            await self._call(partial(bubblewrap_root.check_image, image))
 
     async def create(self, spec: ContainerSpec) -> None:
         bubblewrap_arguments.check(spec)

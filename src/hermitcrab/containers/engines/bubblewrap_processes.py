@@ -15,6 +15,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hermitcrab.errors import EngineError, Failure
@@ -37,6 +38,7 @@ class Process:
     """In clock ticks since the machine's start, as /proc tells it."""
 
 
+@cache
 def boot_id() -> str:
     """Differs after every start of the machine; a pid and its start time mean nothing across it."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

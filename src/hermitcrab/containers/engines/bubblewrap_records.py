@@ -47,6 +47,8 @@ class Record:
     id: str
     created_at: str
     spec: ContainerSpec
+    spec_hash: str
+    """As it was then, whatever a later version makes of the same spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class ContainerFolder:
         """None when the container is gone, or its record cannot be read (after a broken disk, say)."""
         try:
             found = json.loads((self.path / RECORD).read_text())
-            return Record(found["id"], found["created_at"], _spec(found["spec"]))
+            return Record(found["id"], found["created_at"], _spec(found["spec"]), found["spec_hash"])
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
 
@@ -165,7 +167,12 @@ class Shelf:
                 return self.create(spec)
             created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             values = asdict(spec) | {"env": dict(spec.env)}
-            record = {"id": secrets.token_hex(16), "created_at": created_at, "spec": values}
+            record = {
+                "id": secrets.token_hex(16),
+                "created_at": created_at,
+                "spec": values,
+                "spec_hash": spec.spec_hash,
+            }
             _write(new / RECORD, record, durably=True)
             new.rename(self.folder / spec.name)
         except OSError as error:

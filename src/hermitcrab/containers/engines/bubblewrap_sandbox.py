@@ -16,6 +16,7 @@ from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process
 from hermitcrab.containers.engines.bubblewrap_records import (
     LOG,
+    RECORD,
     ContainerFolder,
     Processes,
     Record,
@@ -60,6 +61,7 @@ class Sandboxes:
         self._lock = threading.Lock()
         self._is_open = False
         self._user_namespace: int | None = None
+        self._records: dict[str, tuple[tuple[int, int], Record]] = {}
 
     def open(self) -> None:
         """Must be called before anything else; a second call does nothing."""
@@ -121,7 +123,7 @@ class Sandboxes:
     def find(self, name: str) -> Found | None:
         """None when there is none of that name. Raises `name-in-use` when it is another installation's."""
         folder = self.shelf.find(name)
-        record = None if folder is None else folder.record()
+        record = None if folder is None else self._record(folder)
         if folder is None or record is None:
             return None
         if record.spec.installation != self.installation:
@@ -223,6 +225,7 @@ class Sandboxes:
             if group is not None and not group.remove():
                 raise EngineError(Failure.UNKNOWN, f"Processes of the ended container {name} cannot be killed")
             self.shelf.forget(folder)
+            self._records.pop(name, None)
         return True
 
     def usage(self, found: Found) -> ContainerStats:
@@ -273,7 +276,7 @@ class Sandboxes:
         self.shelf.forget(folder)
 
     def _look(self, folder: ContainerFolder, *, is_locked: bool = False) -> Found | None:
-        record = folder.record()
+        record = self._record(folder)
         if record is None or record.spec.installation != self.installation:
             return None
         processes = folder.processes()
@@ -289,6 +292,22 @@ class Sandboxes:
                     if processes is not None and processes.supervisor is None:
                         processes = self._recover(folder, record)
         return Found(folder, record, processes, self._view(folder, record, processes))
+
+    def _record(self, folder: ContainerFolder) -> Record | None:
+        """As `folder.record()`, read once: it never changes, and a later container of the name has another file."""
+        try:
+            found = (folder.path / RECORD).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._records.pop(folder.name, None)
+            return None
+        version = found.st_ino, found.st_mtime_ns
+        known = self._records.get(folder.name)
+        if known is not None and known[0] == version:
+            return known[1]
+        record = folder.record()
+        if record is not None:
+            self._records[folder.name] = version, record
+        return record
 
     def _look_started(self, found: Found) -> Found:
         again = self._look(found.folder, is_locked=True)
@@ -335,7 +354,7 @@ class Sandboxes:
             id=record.id,
             session=spec.session,
             generation=spec.generation,
-            spec_hash=spec.spec_hash,
+            spec_hash=record.spec_hash,
             status=state,
             pid=pid,
             exit=end,
