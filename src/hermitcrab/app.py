@@ -56,6 +56,9 @@ FIRST_CONTAINER_UID = 600_000
 
 CONTAINER_UIDS = 60_000
 
+DELIVERED_WITHIN_S = 5.0
+"""How long a host that leaves waits for channels. What it cuts off may have arrived or not."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -155,7 +158,7 @@ async def open_host(
         mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
-        deliverer = Deliverer(store, mailboxes, channels)
+        deliverer = Deliverer(store, mailboxes, channels, settings.delivery)
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)
@@ -235,6 +238,8 @@ async def open_host(
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
                 await runner.close(keep_containers=keep_containers)
+            with anyio.CancelScope(shield=True):
+                await deliverer.close(within_s=DELIVERED_WITHIN_S)
             tasks.cancel_scope.cancel()
 
 

@@ -74,11 +74,19 @@ class NoAnswerError(HermitcrabError):
 
 
 class ChannelError(HermitcrabError):
-    """A channel could not deliver. `transient`: the same may work later."""
+    """A channel could not deliver. `transient`: the same may work later, after `retry_after_s` if that is known."""
 
-    def __init__(self, message: str, *, transient: bool, hint: str = "") -> None:
+    def __init__(self, message: str, *, transient: bool, hint: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.transient = transient
+        self.retry_after_s = retry_after_s
+
+
+class NobodyThereError(ChannelError):
+    """Nobody is there to take a message, which waits without limit: the channel says when somebody comes."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, transient=True, hint=hint)
 
 
 class Failure(StrEnum):

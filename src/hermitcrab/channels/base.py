@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hermitcrab.logic.rate import Rate
 from hermitcrab.model.messages import Address, ChannelMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a platform can do. The host never asks a channel for more."""
+
+    rate: Rate | None = None
+    """How fast it takes messages in all. None: as fast as they come."""
+    chat_rate: Rate | None = None
+    """How fast it takes messages for one chat."""
+    reaches_operator: bool = False
+    """Whoever is there runs this installation, and may learn what became of any agent's messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +26,7 @@ class Delivery:
     """One message on its way out."""
 
     key: str
-    """The idempotency key: the same message has the same key, however often it is tried."""
+    """The idempotency key, unique over all sessions: the same message has the same key, however often it is tried."""
     address: Address
     kind: str
     content: dict[str, Any]
@@ -42,9 +55,13 @@ class Channel(Protocol):
     supports_idempotency: bool
     """True: delivering the same key twice shows the message once, so an uncertain delivery may be repeated."""
     supports_threads: bool
+    traits: Traits
 
     async def deliver(self, delivery: Delivery) -> str | None:
-        """Send it; return the platform's id of the message. Raises ChannelError, transient or not."""
+        """Send it; return the platform's id of the message.
+
+        Raises ChannelError, transient or not, or NobodyThereError. May be called for several chats at once.
+        """
 
     async def typing(self, address: Address) -> None:
         """Show that somebody is writing, for a few seconds. Failure is of no consequence."""

@@ -12,7 +12,7 @@ from hermitcrab.control.server import Emit
 from hermitcrab.errors import ConflictError, NotFoundError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import MessageId
-from hermitcrab.model.messages import InboundRow, OutboundRow
+from hermitcrab.model.messages import InboundRow, OutboundRow, delivery_key
 
 HISTORY_PAGE = 64
 HISTORY_AT_MOST = 1024
@@ -76,7 +76,7 @@ class ChatMethods:
             "tries": row.tries,
             "outs": [
                 {
-                    "key": out.id,
+                    "key": delivery_key(session.id, out.id),
                     "message_kind": out.kind,
                     "content": out.content,
                     "in_reply_to": out.in_reply_to,

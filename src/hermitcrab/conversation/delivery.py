@@ -1,77 +1,97 @@
-"""From committed rows to channels: in order within a session, in parallel across sessions, each attempt on record.
+"""From committed rows to channels: in order to each address, side by side to all others, each attempt on record.
 
-The rule for a row that was being sent when the host died: a channel with idempotency keys gets it again under the same
-key; for any other channel it becomes `unknown-after-crash` and is not repeated, since nobody wants an answer twice.
+Every address of a session that has something waiting gets a lane: a task that sends one row after the other and ends
+with the last. The rule for a row that was being sent when the host died: a channel with idempotency keys gets it again
+under the same key; for any other channel it becomes `unknown-after-crash` and is not repeated, since nobody wants an
+answer twice.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from sqlite3 import Connection
 
 import anyio
 import anyio.abc
 import structlog
 
-from hermitcrab.channels.base import Channel, Delivery
-from hermitcrab.errors import ChannelError, HermitcrabError
-from hermitcrab.logic.retry import DELIVERY
+from hermitcrab.channels.base import Channel
+from hermitcrab.conversation.failures import Failures
+from hermitcrab.conversation.pace import Pace
+from hermitcrab.conversation.sending import NotGranted, Sender, Sent
+from hermitcrab.errors import ConflictError, HermitcrabError, NotFoundError
+from hermitcrab.logic.delivery import Later, Trouble, verdict
+from hermitcrab.logic.retry import DELIVERY, Backoff
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
-from hermitcrab.model.ids import SessionId
-from hermitcrab.model.messages import Address, OutboundRow
+from hermitcrab.model.ids import MessageId, SessionId
+from hermitcrab.model.messages import Address, LaneHead, OutboundRow
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import destinations, messaging_groups
+from hermitcrab.settings.model import DeliverySettings
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
-AT_ONCE = 32
-"""Rows under way to one channel at the same time; a slow channel holds back its own rows and no other's."""
-
-ATTEMPT_WITHIN_S = 60.0
-
-UNEXPECTED_AT_MOST = 5
-"""Attempts at a row for which a channel fails as no channel should; then it counts as undeliverable."""
+LONGEST_WAIT_S = 6 * 3600.0
+"""A timer that is set for later looks again earlier: clocks of machines change."""
 
 Change = Callable[[Mailbox], object]
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """What is being sent to one address."""
+
+    name: str
+    address: Address | None
+    again: bool = False
+    """Something was said there meanwhile."""
+
+
+@dataclass(slots=True, eq=False)
 class _Outbox:
     session: Session
-    busy: bool = False
+    looking: bool = False
     again: bool = False
     at_once: bool = False
     """What was postponed is due now."""
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+    waiting: dict[str, Address | None] = field(default_factory=dict)
+    """Lanes with a postponed row."""
     retry_at: float | None = None
     """On the monotonic clock: when the one timer that counts goes off."""
     failures: int = 0
     """Times in a row that the mailbox could not be used."""
-    waiting: set[Address] = field(default_factory=set)
-    """Addresses with a postponed row."""
-    waits_somewhere: bool = False
-    """An earlier host, or an earlier outbox, postponed rows to addresses that are not known here."""
-    unrecorded: list[Change] = field(default_factory=list)
-    """What became of rows, and could not be written down yet."""
 
 
 class Deliverer:
     """Use as: `await tasks.start(deliverer.run)`, then `notify` whenever a session has new rows."""
 
-    def __init__(self, store: Store, mailboxes: Mailboxes, channels: Mapping[str, Channel]) -> None:
-        self._store, self._mailboxes, self._channels = store, mailboxes, channels
-        self._outboxes: dict[str, _Outbox] = {}
-        self._limiters = {name: anyio.Semaphore(AT_ONCE) for name in channels}
+    def __init__(
+        self,
+        store: Store,
+        mailboxes: Mailboxes,
+        channels: Mapping[str, Channel],
+        settings: DeliverySettings | None = None,
+        *,
+        backoff: Backoff = DELIVERY,
+    ) -> None:
+        self._settings = settings or DeliverySettings()
+        self._mailboxes, self._backoff = mailboxes, backoff
+        self._pace = Pace(channels)
+        self._sender = Sender(store, channels, deadline_s=self._settings.attempt_deadline_s)
+        self._failures = Failures(store, mailboxes, channels)
+        self._outboxes: dict[SessionId, _Outbox] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._recovered: set[SessionId] = set()
         """Sessions whose interrupted rows of an earlier host were seen to."""
-        self._own_chat: dict[SessionId, tuple[str, str]] = {}
+        self._closing = False
+        self._at_rest = anyio.Event()
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         async with anyio.create_task_group() as tasks:
@@ -79,186 +99,196 @@ class Deliverer:
             task_status.started()
             await anyio.sleep_forever()
 
+    async def close(self, *, within_s: float) -> None:
+        """Begin nothing any more, and wait for what is under way: what is cut off may have arrived or not."""
+        self._closing = True
+        with anyio.move_on_after(within_s):
+            while any(outbox.lanes for outbox in self._outboxes.values()):
+                self._at_rest = anyio.Event()
+                await self._at_rest.wait()
+
     def notify(self, session: Session) -> None:
         """Rows of this session may be due. Returns at once."""
         outbox = self._outboxes.setdefault(session.id, _Outbox(session))
         outbox.again = True
-        if not outbox.busy and self._tasks is not None:
-            outbox.busy = True
-            self._tasks.start_soon(self._drain, outbox)
+        if not outbox.looking and self._tasks is not None and not self._closing:
+            outbox.looking = True
+            self._tasks.start_soon(self._look, outbox)
 
     def notify_waiting(self, address_matches: Callable[[Address], bool]) -> None:
         """A channel that could not deliver can now: try what waits for such an address at once."""
         for outbox in list(self._outboxes.values()):
-            if outbox.waits_somewhere or any(address_matches(each) for each in outbox.waiting):
+            if any(each is not None and address_matches(each) for each in outbox.waiting.values()):
                 outbox.at_once = True
                 self.notify(outbox.session)
 
-    async def _drain(self, outbox: _Outbox) -> None:
+    def under_way(self) -> dict[SessionId, list[str]]:
+        """The lanes that are being sent in, by session."""
+        return {key: list(outbox.lanes) for key, outbox in self._outboxes.items() if outbox.lanes}
+
+    async def _look(self, outbox: _Outbox) -> None:
+        """Give each address with something due a lane, and set the timer for what is due later."""
         try:
             while outbox.again:
                 outbox.again = False
-                await self._deliver_due(outbox)
+                await self._look_once(outbox)
             outbox.failures = 0
-        except Exception as error:  # the edge of one session's deliveries: nothing of it may end the others'
-            # The mailbox cannot be read or written; its rows stay as they are and are tried later.
-            outbox.failures += 1
-            delay_s = DELIVERY.delay_s(outbox.failures + 2, random.random())  # noqa: S311
-            foreseen = isinstance(error, (HermitcrabError, OSError))
-            log.error("delivery.halted", session=outbox.session.id, text=str(error), exc_info=not foreseen)
-            outbox.again = False
-            self._retry(outbox, delay_s)
+        except Exception as error:  # noqa: BLE001  # the edge of one session's deliveries: it may end no other's
+            self._halted(outbox, error)
         finally:
-            outbox.busy = False
-            if outbox.again and self._tasks is not None:
-                self.notify(outbox.session)
-            elif outbox.retry_at is None:
-                self._outboxes.pop(outbox.session.id, None)
+            outbox.looking = False
+            self._forget(outbox)
 
-    async def _deliver_due(self, outbox: _Outbox) -> None:
+    async def _look_once(self, outbox: _Outbox) -> None:
         session, run = outbox.session, self._mailboxes.run
-        while outbox.unrecorded:
-            await run(session, outbox.unrecorded[0])
-            del outbox.unrecorded[0]
         if session.id not in self._recovered:
             await self._recover(session)
             self._recovered.add(session.id)
         if outbox.at_once:
+            await run(session, lambda mailbox: mailbox.deliver_now())
             outbox.at_once = False
-            outbox.waiting.clear()
-            await run(session, Mailbox.deliver_now)
-        # What was postponed holds back what was said after it to the same address; the mailbox sees to that.
+        heads, scheduled_at = await run(session, lambda mailbox: mailbox.lanes())
+        now = datetime.now(UTC)
+        due_at = [] if scheduled_at is None else [_moment(scheduled_at, now)]
+        outbox.waiting.clear()
+        for head in heads:
+            if (at := _moment(head.due_at, now)) > now:
+                outbox.waiting[head.lane] = head.address
+                due_at.append(at)
+            else:
+                self._open_lane(outbox, head)
+        if due_at:
+            self._retry(outbox, (min(due_at) - now).total_seconds())
+
+    def _open_lane(self, outbox: _Outbox, head: LaneHead) -> None:
+        if (lane := outbox.lanes.get(head.lane)) is not None:
+            lane.again = True
+        elif self._tasks is not None and not self._closing:
+            lane = outbox.lanes[head.lane] = _Lane(head.lane, head.address)
+            self._tasks.start_soon(self._drain, outbox, lane)
+
+    async def _drain(self, outbox: _Outbox, lane: _Lane) -> None:
+        """Send what waits in one lane, one after the other, until nothing is due there."""
+        try:
+            more = True
+            while (more or lane.again) and not self._closing:
+                lane.again = False
+                async with self._pace.turn(lane.address):
+                    row = await self._mailboxes.run(
+                        outbox.session, functools.partial(Mailbox.begin_in_lane, lane=lane.name)
+                    )
+                    more = row is not None and await self._deliver(outbox, lane, row)
+            outbox.failures = 0
+        except Exception as error:  # noqa: BLE001  # the edge of one lane, as above
+            self._halted(outbox, error)
+        finally:
+            del outbox.lanes[lane.name]
+            self._at_rest.set()
+            self._forget(outbox)
+
+    async def _deliver(self, outbox: _Outbox, lane: _Lane, row: OutboundRow) -> bool:
+        """One attempt at a row that is on record as being sent, and what follows. Whether more waits behind it."""
+        session = outbox.session
+        faults.point("delivery.sending")
+        came_of_it = await self._sender.send(session, row)
+        match came_of_it:
+            case Sent(platform_id):
+                more = await self._record(outbox, lane, lambda mailbox: mailbox.delivered(row.id, platform_id))
+                faults.point("delivery.recorded")
+                return more
+            case NotGranted(reason):
+                log.warning("delivery.refused", session=session.id, row=row.id, reason=reason)
+                more = await self._record(outbox, lane, lambda mailbox: mailbox.refused(row.id, reason, tell=True))
+                await self._tell(outbox)
+                return more
+            case Trouble():
+                return await self._failed(outbox, lane, row, came_of_it)
+
+    async def _failed(self, outbox: _Outbox, lane: _Lane, row: OutboundRow, trouble: Trouble) -> bool:
+        now = datetime.now(UTC)
+        decided = verdict(
+            trouble,
+            attempts=row.attempts,
+            waited_s=(now - _moment(row.queued_at, now)).total_seconds(),
+            give_up_after_s=self._settings.give_up_after_s,
+            idempotent=self._sender.is_idempotent(row),
+            jitter=random.random(),  # noqa: S311
+            backoff=self._backoff,
+        )
+        if isinstance(decided, Later):
+            retry_at = now + timedelta(seconds=decided.in_s)
+            outbox.waiting[lane.name] = lane.address
+            await self._record(outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, retry_at))
+            log.info(
+                "delivery.postponed",
+                session=outbox.session.id,
+                row=row.id,
+                reason=decided.reason,
+                retry_in_s=round(decided.in_s),
+            )
+            self._retry(outbox, decided.in_s)
+            return False
+        log.error("delivery.failed", session=outbox.session.id, row=row.id, reason=decided.reason)
+        more = await self._record(
+            outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, None, tell=True)
+        )
+        await self._tell(outbox)
+        return more
+
+    async def _record(self, outbox: _Outbox, lane: _Lane, change: Change) -> bool:
+        """Write down what became of a row, however often it takes: nothing else is sent in the lane before.
+
+        Returns whether more waits in the lane.
+        """
+
+        def work(mailbox: Mailbox) -> bool:
+            change(mailbox)
+            return mailbox.waits_in(lane.name)
+
+        failures = 0
         while True:
-            saturated = frozenset(name for name, limiter in self._limiters.items() if limiter.value == 0)
-            begun = await run(session, lambda mailbox, saturated=saturated: _begin_next(mailbox, saturated))  # type: ignore[misc]
-            match begun:
-                case OutboundRow():
-                    faults.point("delivery.sending")
-                    async with self._limiter(_channel_of(begun)):
-                        await self._deliver(outbox, begun)
-                case _Saturated():
-                    async with self._limiter(begun.channel):
-                        pass  # There is room again; the row is begun only then.
-                case _:
-                    break
-        # Rows that an earlier host postponed are due some day too, and nobody else remembers them.
-        outbox.waits_somewhere = begun is not None and not outbox.waiting
-        if begun is not None:
-            self._retry(outbox, max(0.0, (begun - datetime.now(UTC)).total_seconds()))
-        else:
-            outbox.waiting.clear()
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await self._mailboxes.run(outbox.session, work)
+            except (ConflictError, NotFoundError) as error:
+                # Somebody else settled it meanwhile; repeating this would change nothing.
+                log.error("delivery.settled-otherwise", session=outbox.session.id, text=error.message)
+                return True
+            except (HermitcrabError, OSError) as error:
+                failures += 1
+                log.error("delivery.not-recorded", session=outbox.session.id, text=str(error))
+                await anyio.sleep(self._backoff.delay_s(failures, random.random()))  # noqa: S311
 
-    def _limiter(self, channel: str) -> anyio.Semaphore:
-        return self._limiters.setdefault(channel, anyio.Semaphore(AT_ONCE))
-
-    async def _record(self, outbox: _Outbox, change: Change) -> None:
-        """Write down what became of a row. If that fails it is repeated before anything else of the session is sent."""
-        outbox.unrecorded.append(change)
-        await self._mailboxes.run(outbox.session, change)
-        outbox.unrecorded.remove(change)
+    async def _tell(self, outbox: _Outbox) -> None:
+        """Those concerned hear of what ended badly."""
+        if await self._failures.tell(outbox.session):
+            self.notify(outbox.session)
 
     async def _recover(self, session: Session) -> None:
-        """Rows that were being sent when the host died."""
-        for row in await self._mailboxes.run(session, lambda mailbox: mailbox.interrupted()):
-            channel = self._channels.get(row.address.channel_type) if row.address else None
-            if channel is not None and channel.supports_idempotency:
-                reason = "the host died while it was sent; sent again under the same key"
-                await self._mailboxes.run(
-                    session,
-                    lambda mailbox, row=row, reason=reason: mailbox.delivery_failed(  # type: ignore[misc]
-                        row.id, reason, datetime.now(UTC)
-                    ),
-                )
+        """Rows that were being sent when the host died, and ends that nobody was told of."""
+        run = self._mailboxes.run
+        for row in await run(session, lambda mailbox: mailbox.interrupted()):
+            key: MessageId = row.id
+            if self._sender.is_idempotent(row):
+                reason, at = "the host died while it was sent; sent again under the same key", datetime.now(UTC)
+                await run(session, lambda mailbox, key=key, at=at: mailbox.delivery_failed(key, reason, at))  # type: ignore[misc]  # noqa: B023
             else:
-                await self._mailboxes.run(
-                    session,
-                    lambda mailbox, row=row: mailbox.delivery_unknown(row.id),  # type: ignore[misc]
-                )
-                log.warning("delivery.unknown-after-crash", session=session.id, row=row.id)
+                await run(session, lambda mailbox, key=key: mailbox.delivery_unknown(key, tell=True))  # type: ignore[misc]
+                log.warning("delivery.unknown-after-crash", session=session.id, row=key)
+        await self._failures.tell(session)
 
-    async def _deliver(self, outbox: _Outbox, row: OutboundRow) -> None:
-        """One attempt at a row that is on record as being sent."""
-        session = outbox.session
-        try:
-            refusal = await self._refusal(session, row)
-        except (HermitcrabError, OSError) as error:
-            await self._postpone(outbox, row, f"the grant could not be looked up: {error}")
-            return
-        if refusal is not None or row.address is None:
-            await self._record(outbox, lambda mailbox: mailbox.refused(row.id, refusal or "it has no address"))
-            log.warning("delivery.refused", session=session.id, row=row.id, reason=refusal)
-            return
-        channel = self._channels.get(row.address.channel_type)
-        if channel is None:
-            await self._postpone(outbox, row, f"channel {row.address.channel_type!r} is not set up")
-            return
-        delivery = Delivery(
-            key=row.id, address=row.address, kind=row.kind, content=row.content, in_reply_to=row.in_reply_to
-        )
-        try:
-            with anyio.move_on_after(ATTEMPT_WITHIN_S) as attempt:
-                platform_id = await channel.deliver(delivery)
-        except ChannelError as error:
-            await self._failed(outbox, row, error.message, again=error.transient)
-            return
-        except Exception as error:  # a channel is a plugin: whatever it raises costs this attempt
-            log.exception("channel.broken", channel=channel.type, session=session.id, row=row.id)
-            again = channel.supports_idempotency and row.attempts < UNEXPECTED_AT_MOST
-            await self._failed(outbox, row, f"the channel failed: {error!r}"[:500], again=again)
-            return
-        if attempt.cancelled_caught:
-            # It may have arrived. Only a channel that recognises the key shows it once all the same.
-            reason = f"the channel did not answer in {ATTEMPT_WITHIN_S:g} s"
-            await self._failed(outbox, row, reason, again=channel.supports_idempotency)
-            return
-        faults.point("delivery.sent")
-        await self._record(outbox, lambda mailbox: mailbox.delivered(row.id, platform_id))
-        faults.point("delivery.recorded")
-
-    async def _failed(self, outbox: _Outbox, row: OutboundRow, reason: str, *, again: bool) -> None:
-        if again:
-            await self._postpone(outbox, row, reason)
-            return
-        await self._record(outbox, lambda mailbox: mailbox.delivery_failed(row.id, reason, None))
-        log.error("delivery.failed", session=outbox.session.id, row=row.id, reason=reason)
-
-    async def _refusal(self, session: Session, row: OutboundRow) -> str | None:
-        """Why the agent may not send there, checked at the moment of sending. None: it may."""
-        address = row.address
-        if address is None:
-            return "it has no address"
-        place = (address.channel_type, address.platform_id)
-        if self._own_chat.get(session.id) == place:
-            return None  # A session's own chat never changes; grants to other places may.
-
-        def granted(connection: Connection) -> bool:
-            chat = messaging_groups.by_address(connection, address)
-            if chat is None:
-                return False
-            if chat.id == session.messaging_group_id:
-                self._own_chat[session.id] = place
-                return True
-            return any(
-                each.type == "channel" and (each.channel_type, each.platform_id) == place
-                for each in destinations.for_agent_group(connection, session.agent_group_id)
-            )
-
-        if await self._store.read(granted):
-            return None
-        return f"the agent has no destination {address.channel_type}:{address.platform_id}"
-
-    async def _postpone(self, outbox: _Outbox, row: OutboundRow, reason: str) -> None:
-        delay_s = DELIVERY.delay_s(row.attempts, random.random())  # noqa: S311
-        retry_at = datetime.now(UTC) + timedelta(seconds=delay_s)
-        if row.address is not None:
-            outbox.waiting.add(row.address)
-        await self._record(outbox, lambda mailbox: mailbox.delivery_failed(row.id, reason, retry_at))
-        log.info("delivery.postponed", session=outbox.session.id, row=row.id, reason=reason, retry_in_s=round(delay_s))
+    def _halted(self, outbox: _Outbox, error: Exception) -> None:
+        """The mailbox cannot be read or written; its rows stay as they are and are tried later."""
+        outbox.failures += 1
+        foreseen = isinstance(error, (HermitcrabError, OSError))
+        log.error("delivery.halted", session=outbox.session.id, text=str(error), exc_info=not foreseen)
+        outbox.again = False
+        self._retry(outbox, self._backoff.delay_s(outbox.failures + 2, random.random()))  # noqa: S311
 
     def _retry(self, outbox: _Outbox, delay_s: float) -> None:
         """Look again then, or earlier if that was wanted before."""
-        at = time.monotonic() + delay_s
-        if self._tasks is not None and (outbox.retry_at is None or at < outbox.retry_at):
+        at = time.monotonic() + min(max(0.0, delay_s), LONGEST_WAIT_S)
+        if self._tasks is not None and not self._closing and (outbox.retry_at is None or at < outbox.retry_at):
             outbox.retry_at = at
             self._tasks.start_soon(self._notify_at, outbox, at)
 
@@ -268,25 +298,22 @@ class Deliverer:
             outbox.retry_at = None
             self.notify(outbox.session)
 
-
-@dataclass(frozen=True, slots=True)
-class _Saturated:
-    """The next row is for a channel that has as much under way as it may have."""
-
-    channel: str
-
-
-def _begin_next(mailbox: Mailbox, saturated: frozenset[str]) -> OutboundRow | _Saturated | datetime | None:
-    """The next row, on record as being sent; else when the first postponed one is due; else None."""
-    found = mailbox.undelivered(1)
-    if not found:
-        at = mailbox.next_delivery_at()
-        return None if at is None else datetime.fromisoformat(at)
-    if (channel := _channel_of(found[0])) in saturated:
-        return _Saturated(channel)
-    mailbox.begin_delivery(found[0].id)
-    return replace(found[0], delivery="sending", attempts=found[0].attempts + 1)
+    def _forget(self, outbox: _Outbox) -> None:
+        """Keep nothing of a session that has nothing to deliver; look again if that was wanted meanwhile."""
+        if outbox.looking:
+            return
+        if outbox.again:
+            self.notify(outbox.session)
+        elif not outbox.lanes and outbox.retry_at is None:
+            self._outboxes.pop(outbox.session.id, None)
 
 
-def _channel_of(row: OutboundRow) -> str:
-    return row.address.channel_type if row.address is not None else ""
+def _moment(text: str | None, now: datetime) -> datetime:
+    """A time as the ledger has it. None, and what cannot be read, is now: better early than never."""
+    if text is None:
+        return now
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return now
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -10,6 +10,7 @@ from hermitcrab.mailbox.content import address_columns, address_of, check_texts,
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import MessageId
 from hermitcrab.model.messages import Address, InboundRow
+from hermitcrab.store.clock import timestamp
 
 _COLUMNS = "id, seq, kind, timestamp, status, tries, trigger, on_wake, platform_id, channel_type, thread_id, content"
 
@@ -24,10 +25,10 @@ def greatest_seq(connection: Connection) -> int:
 def insert(connection: Connection, row: InboundRow, seq: int) -> bool:
     """False: a row of that id is there already. Raises BadInputError for what cannot be kept."""
     check_texts(row.id, row.kind, row.timestamp, *address_columns(row.address))
-    values = (row.id, seq, row.kind, row.timestamp, int(row.trigger), int(row.on_wake))
+    values = (row.id, seq, row.kind, row.timestamp, timestamp(), int(row.trigger), int(row.on_wake))
     cursor = connection.execute(
-        "INSERT INTO messages_in (id, seq, kind, timestamp, trigger, on_wake, platform_id, channel_type, thread_id,"
-        " content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO messages_in (id, seq, kind, timestamp, received_at, trigger, on_wake, platform_id, channel_type,"
+        " thread_id, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         (*values, *address_columns(row.address), to_text(row.content)),
     )
     return cursor.rowcount == 1
@@ -140,12 +141,12 @@ def replace_routing(connection: Connection, address: Address | None) -> None:
 
 
 def _row(row: tuple[Any, ...]) -> InboundRow:
-    key, seq, kind, timestamp, status, tries, trigger, on_wake, platform_id, channel_type, thread_id, content = row
+    key, seq, kind, time, status, tries, trigger, on_wake, platform_id, channel_type, thread_id, content = row
     return InboundRow(
         id=MessageId(key),
         seq=seq or 0,
         kind=kind,
-        timestamp=timestamp,
+        timestamp=time,
         status=status,
         tries=tries or 0,
         trigger=bool(trigger),

@@ -12,23 +12,21 @@ from __future__ import annotations
 import heapq
 import os
 import secrets
-import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from hermitcrab.errors import DiskFullError
 from hermitcrab.mailbox import copies, deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
+from hermitcrab.mailbox.outgoing import Outgoing
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
 from hermitcrab.store.clock import timestamp
-from hermitcrab.store.sqlite import snapshot, transaction
 from hermitcrab_wire import faults
 
 THIS_PROCESS = f"{os.getpid()}-{secrets.token_hex(6)}"
@@ -49,13 +47,11 @@ class MailboxCounts:
     last_seq: int
 
 
-class Mailbox:
+class Mailbox(Outgoing):
     """Use as `with Mailbox.open(folder) as mailbox`. Methods raise StoreError when a database cannot be used."""
 
     def __init__(self, files: Files, *, process: str) -> None:
-        self._files = files
-        self._in, self._out = files.inbound, files.outbound
-        self._process = process
+        super().__init__(files, process=process)
         self._behind = True
         """inbound.db may not repeat all that outbound.db says."""
 
@@ -69,9 +65,6 @@ class Mailbox:
             mailbox.close()
             raise
         return mailbox
-
-    def close(self) -> None:
-        self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -189,76 +182,6 @@ class Mailbox:
         with self._write_outbound():
             outbound.set_state(self._out, key, value)
 
-    # What is delivered.
-
-    def undelivered(self, limit: int, *, now: datetime | None = None) -> list[OutboundRow]:
-        """What can be sent now, in order. A postponed row holds back what was said after it to the same address."""
-        with self._read_outbound():
-            return deliveries.due(self._out, timestamp(now), limit)
-
-    def next_delivery_at(self) -> str | None:
-        """When the first of the postponed rows is due; None: nothing is postponed."""
-        with self._read_outbound():
-            return deliveries.next_attempt_at(self._out)
-
-    def deliver_now(self) -> None:
-        """What was postponed is due at once."""
-        with self._write_outbound(durable=False):
-            deliveries.make_all_due(self._out)
-
-    def outbound(self, row_id: str) -> OutboundRow | None:
-        """What was said under that id, and what became of it."""
-        with self._read_outbound():
-            return outbound.by_id(self._out, row_id)
-
-    def begin_next_delivery(self, *, now: datetime | None = None) -> OutboundRow | None:
-        """The first row that can be sent now, noted as being sent; None when there is none."""
-        with self._read_outbound():
-            found = deliveries.due(self._out, timestamp(now), 1)
-        if not found:
-            return None
-        self.begin_delivery(found[0].id)
-        return replace(found[0], delivery="sending", attempts=found[0].attempts + 1)
-
-    def begin_delivery(self, row_id: MessageId) -> None:
-        """On record before the channel is called. Raises ConflictError when the row does not wait any more."""
-        with self._write_outbound():
-            deliveries.begin(self._out, row_id, self._process)
-
-    def delivered(self, row_id: MessageId, platform_message_id: str | None) -> None:
-        self._end_delivery(row_id, "delivered", None, platform_message_id)
-
-    def delivery_failed(self, row_id: MessageId, reason: str, retry_at: datetime | None) -> None:
-        """It is tried again at `retry_at`; None: it never is."""
-        if retry_at is None:
-            self._end_delivery(row_id, "failed", reason)
-            return
-        with self._write_outbound():
-            deliveries.postpone(self._out, row_id, reason, timestamp(retry_at))
-
-    def refused(self, row_id: MessageId, reason: str) -> None:
-        """The agent may not send that there."""
-        self._end_delivery(row_id, "refused", reason)
-
-    def delivery_unknown(self, row_id: MessageId) -> None:
-        """The host died while it was sent, and it is not sent again."""
-        self._end_delivery(row_id, "unknown-after-crash", "the host died while it was sent")
-
-    def interrupted(self) -> list[OutboundRow]:
-        """Rows that a process which is gone was sending, oldest first. Which of them arrived, nobody knows."""
-        with self._read_outbound():
-            found = deliveries.interrupted(self._out, self._process)
-        unknown: list[OutboundRow] = []
-        for row in found:
-            with self._read_inbound():
-                marked = inbound.marked_delivered(self._in, row.id)
-            if marked is None:
-                unknown.append(row)
-            else:
-                # The crash came after the channel had confirmed it.
-                self._end_delivery(row.id, "delivered", None, marked[0])
-        return unknown
-
     # What people and other tools look at.
 
     def counts(self, *, now: datetime | None = None) -> MailboxCounts:
@@ -353,25 +276,6 @@ class Mailbox:
     def _greatest_seq(self) -> int:
         return max(inbound.greatest_seq(self._in), outbound.greatest_seq(self._out))
 
-    def _end_delivery(
-        self,
-        row_id: MessageId,
-        status: Literal["delivered", "failed", "refused", "unknown-after-crash"],
-        reason: str | None,
-        platform_message_id: str | None = None,
-    ) -> None:
-        if status == "delivered":
-            # First where it is only repeated: after a crash between the two, `interrupted` finds the mark.
-            self._mark_delivered(row_id, "delivered", platform_message_id)
-        with self._write_outbound():
-            deliveries.end(self._out, row_id, status, reason, platform_message_id)
-        if status != "delivered":
-            self._mark_delivered(row_id, "failed", None)
-
-    def _mark_delivered(self, row_id: str, mark: Literal["delivered", "failed"], platform_id: str | None) -> None:
-        with self._write_inbound(durable=False):
-            inbound.mark_delivered(self._in, row_id, mark, platform_id)
-
     def _repeat_inbound(self, ids: Sequence[MessageId], said: Sequence[OutboundRow]) -> None:
         """Show in inbound.db what outbound.db has just committed. A full disk delays it and undoes nothing."""
         never_sent = [each.id for each in said if each.delivery in {"refused", "failed"}]
@@ -406,23 +310,3 @@ class Mailbox:
             self._behind = False
         except DiskFullError:
             return
-
-    @contextmanager
-    def _write_inbound(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with transaction(self._in, self._files.inbound_path, durable=durable):
-            yield self._in
-
-    @contextmanager
-    def _write_outbound(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        with transaction(self._out, self._files.outbound_path, durable=durable):
-            yield self._out
-
-    @contextmanager
-    def _read_inbound(self) -> Iterator[sqlite3.Connection]:
-        with snapshot(self._in, self._files.inbound_path):
-            yield self._in
-
-    @contextmanager
-    def _read_outbound(self) -> Iterator[sqlite3.Connection]:
-        with snapshot(self._out, self._files.outbound_path):
-            yield self._out

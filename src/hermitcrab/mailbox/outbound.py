@@ -16,7 +16,8 @@ Ack = Literal["processing", "completed", "failed"]
 
 COLUMNS = (
     "messages_out.id, messages_out.seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id, content,"
-    " deliveries.status, coalesce(attempts, 0), reason"
+    " deliver_after, deliveries.status, coalesce(attempts, 0), reason, coalesce(parts_sent, 0), queued_at,"
+    " platform_message_id"
 )
 JOINED = "messages_out LEFT JOIN deliveries ON message_out_id = messages_out.id"
 
@@ -37,9 +38,9 @@ def insert(connection: Connection, row: OutboundRow, seq: int) -> bool:
             raise ConflictError(f"something else was said under the id {row.id[:80]}")
         return False
     connection.execute(
-        "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id,"
-        " content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (row.id, seq, row.in_reply_to, row.timestamp, row.kind, *address_columns(row.address), text),
+        "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, deliver_after, kind, platform_id, channel_type,"
+        " thread_id, content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (row.id, seq, row.in_reply_to, row.timestamp, row.deliver_after, row.kind, *address_columns(row.address), text),
     )
     return True
 
@@ -77,7 +78,13 @@ def claim(connection: Connection, row_id: MessageId, turn: str, generation: Gene
         " WHERE status = 'processing' AND coalesce(generation, 0) <= excluded.generation",
         (row_id, timestamp(), turn, generation),
     )
-    return cursor.rowcount == 1
+    if cursor.rowcount != 1:
+        return False
+    connection.execute(
+        "INSERT OR IGNORE INTO claims (message_id, generation, turn, claimed_at) VALUES (?, ?, ?, ?)",
+        (row_id, generation, turn, timestamp()),
+    )
+    return True
 
 
 def claimed_before(connection: Connection, generation: Generation) -> list[MessageId]:
@@ -99,6 +106,7 @@ def claimed_count(connection: Connection) -> int:
 
 def release(connection: Connection, row_id: MessageId) -> None:
     connection.execute("DELETE FROM processing_ack WHERE message_id = ? AND status = 'processing'", (row_id,))
+    _end_claims(connection, row_id, "given back")
 
 
 def finish(connection: Connection, row_id: MessageId, turn: str, failed: str | None) -> None:
@@ -108,6 +116,14 @@ def finish(connection: Connection, row_id: MessageId, turn: str, failed: str | N
         " ON CONFLICT (message_id) DO UPDATE SET status = excluded.status, status_changed = excluded.status_changed,"
         " turn = excluded.turn, reason = excluded.reason WHERE status = 'processing'",
         (row_id, "completed" if failed is None else "failed", timestamp(), turn, failed),
+    )
+    _end_claims(connection, row_id, "completed" if failed is None else "failed")
+
+
+def _end_claims(connection: Connection, row_id: MessageId, outcome: str) -> None:
+    connection.execute(
+        "UPDATE claims SET ended_at = ?, outcome = ? WHERE message_id = ? AND ended_at IS NULL",
+        (timestamp(), outcome, row_id),
     )
 
 
@@ -133,7 +149,8 @@ def set_state(connection: Connection, key: str, value: str | None) -> None:
 
 def to_row(row: tuple[Any, ...]) -> OutboundRow:
     """A row of COLUMNS."""
-    key, seq, in_reply_to, time, kind, platform_id, channel_type, thread_id, content, status, attempts, reason = row
+    key, seq, in_reply_to, time, kind, platform_id, channel_type, thread_id, content, *delivery = row
+    deliver_after, status, attempts, reason, parts_sent, queued_at, platform_message_id = delivery
     return OutboundRow(
         id=MessageId(key),
         seq=seq or 0,
@@ -142,7 +159,11 @@ def to_row(row: tuple[Any, ...]) -> OutboundRow:
         kind=kind,
         address=address_of(platform_id, channel_type, thread_id),
         content=to_content(content, key),
+        deliver_after=deliver_after,
         delivery=status or "unknown-after-crash",
         attempts=attempts,
         reason=reason,
+        parts_sent=parts_sent,
+        queued_at=queued_at or time,
+        platform_message_id=platform_message_id,
     )

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from hermitcrab.model.ids import MessageId, SessionId
 
 InboundStatus = Literal["pending", "paused", "completed", "failed"]
-DeliveryStatus = Literal["queued", "sending", "delivered", "failed", "refused", "unknown-after-crash"]
+DeliveryStatus = Literal[
+    "scheduled", "queued", "sending", "delivered", "confirmed", "failed", "refused", "unknown-after-crash"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +68,32 @@ class OutboundRow:
     in_reply_to: str | None = None
     seq: int = 0
     """Odd, ascending; given by the mailbox."""
+    deliver_after: str | None = None
+    """When it may be sent at the earliest, in UTC."""
     delivery: DeliveryStatus = "queued"
     attempts: int = 0
     reason: str | None = None
+    parts_sent: int = 0
+    """Parts of a message, too long for its platform as a whole, that have arrived."""
+    queued_at: str = ""
+    """Since when it waits to be sent: how long is too long counts from here."""
+    platform_message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneHead:
+    """The message that is next at one address."""
+
+    lane: str
+    id: MessageId
+    due_at: str | None
+    """None: now."""
+    address: Address | None
+
+
+def delivery_key(session_id: SessionId, row_id: MessageId) -> str:
+    """Names a message of an agent towards channels: ids of rows are unique in their session only."""
+    return f"{session_id}/{row_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

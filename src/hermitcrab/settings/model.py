@@ -126,6 +126,15 @@ class GatewaySettings(_Section):
     anthropic_key: SecretReference = "env:ANTHROPIC_API_KEY"
 
 
+class DeliverySettings(_Section):
+    """How messages get to their channels."""
+
+    give_up_after_s: float = Field(default=86_400.0, ge=0, le=30 * 86_400, allow_inf_nan=False)
+    """A message that no attempt could deliver for so long has failed. One that waits for somebody to come has not."""
+    attempt_deadline_s: Deadline = 60.0
+    """How long a channel may take over one message."""
+
+
 class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -143,5 +152,6 @@ class Settings(_Section):
     containers: ContainerSettings = Field(default_factory=ContainerSettings)
     agents: AgentSettings = Field(default_factory=AgentSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    delivery: DeliverySettings = Field(default_factory=DeliverySettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)

@@ -14,7 +14,7 @@ import anyio
 from anyio import to_thread
 
 from hermitcrab.app import Host, open_host
-from hermitcrab.channels.base import Delivery, Receipt
+from hermitcrab.channels.base import Delivery, Receipt, Traits
 from hermitcrab.groups.creation import create_group
 from hermitcrab.logic.routing import EVERYTHING
 from hermitcrab.model.groups import AgentGroup, MessagingGroup, Wiring
@@ -35,6 +35,7 @@ class RecordingChannel:
     type = CHANNEL
     supports_idempotency = True
     supports_threads = False
+    traits = Traits()
 
     def __init__(self) -> None:
         self.delivered: dict[str, tuple[float, Delivery]] = {}

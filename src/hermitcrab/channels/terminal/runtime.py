@@ -19,10 +19,10 @@ from typing import Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from hermitcrab.channels.base import ChannelHost, Delivery, Receipt
+from hermitcrab.channels.base import ChannelHost, Delivery, Receipt, Traits
 from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE
 from hermitcrab.channels.terminal.render import checked_text
-from hermitcrab.errors import BadInputError, ChannelError, NotFoundError
+from hermitcrab.errors import BadInputError, NobodyThereError, NotFoundError
 from hermitcrab.model.messages import Address, ChannelMessage
 
 ACKNOWLEDGED_WITHIN_S = 30.0
@@ -80,6 +80,7 @@ class TerminalChannel:
     type = CHANNEL_TYPE
     supports_idempotency = True
     supports_threads = False
+    traits = Traits(reaches_operator=True)
 
     def __init__(self, *, most_bytes: int = 262_144, acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S) -> None:
         self._host: ChannelHost | None = None
@@ -114,7 +115,7 @@ class TerminalChannel:
         waiting = self._waiting.get(delivery.key)
         if waiting is None:
             if not self._offer(platform_id, event):
-                raise ChannelError("nobody is at the terminal", transient=True, hint="crab chat")
+                raise NobodyThereError("nobody is at the terminal", hint="crab chat")
             waiting = self._waiting[delivery.key] = _Waiting(event=event, platform_id=platform_id)
         try:
             with anyio.move_on_after(self._acknowledged_within_s):
@@ -123,7 +124,7 @@ class TerminalChannel:
             if self._waiting.get(delivery.key) is waiting:
                 del self._waiting[delivery.key]
         if waiting.shown_by is None:
-            raise ChannelError("nobody at the terminal showed the message", transient=True, hint="crab chat")
+            raise NobodyThereError("nobody at the terminal showed the message", hint="crab chat")
         return waiting.shown_by
 
     async def typing(self, address: Address) -> None:

@@ -1,0 +1,489 @@
+"""Delivery under channels that misbehave: nothing lost, nothing doubled where that can be known, nobody else delayed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from hermitcrab.channels.base import Traits
+from hermitcrab.errors import StoreError
+from hermitcrab.logic.rate import Rate
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.model.messages import Address
+from hermitcrab.settings.model import DeliverySettings
+from hermitcrab.testing.fake_channel import (
+    FakeChannel,
+    hangs,
+    is_busy,
+    is_empty,
+    raises,
+    refuses,
+    shows_after,
+    shows_and_hangs,
+)
+
+SHORT = DeliverySettings(attempt_deadline_s=0.05)
+
+
+def fake(name: str = "fake", **options: Any) -> FakeChannel:
+    return FakeChannel(type=name, **options)
+
+
+async def test_rows_of_one_address_arrive_in_order_and_are_on_record(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        for number in range(20):
+            await post.say(session, f"o{number}")
+        post.deliverer.notify(session)
+        await post.until(session, "o19", "delivered")
+        assert channel.texts() == [f"o{number}" for number in range(20)]
+        assert channel.most_under_way == 1
+        row = await post.row(session, "o3")
+        assert (row.attempts, row.platform_message_id) == (1, "fake-4")
+
+
+async def test_the_same_words_under_the_same_row_id_in_two_sessions_are_two_messages(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        for chat in ("a", "b"):
+            session = await post.session(chat)
+            await post.say(session, "out-1")
+            post.deliverer.notify(session)
+            await post.until(session, "out-1", "delivered")
+        assert len(channel.shown) == 2
+
+
+async def test_a_slow_address_holds_up_no_other_of_its_session_and_no_other_session(open_post: Any) -> None:
+    slow, quick, answer = fake("slow"), fake("quick"), anyio.Event()
+    slow.always(shows_after(slow, answer))
+    async with open_post(slow, quick) as post:
+        session, other = await post.session("a", "slow"), await post.session("b", "quick")
+        await post.say(session, "held")
+        await post.say(session, "held too")
+        await post.say(session, "elsewhere", address=Address(channel_type="quick", platform_id="b"))
+        await post.say(other, "others")
+        for each in (session, other):
+            post.deliverer.notify(each)
+        await quick.until_shown(2)
+        assert sorted(quick.texts()) == ["elsewhere", "others"]
+        assert slow.texts() == []
+        answer.set()
+        await post.until(session, "held too", "delivered")
+        assert slow.texts() == ["held", "held too"]
+
+
+async def test_a_channel_that_has_all_it_takes_holds_up_no_other(open_post: Any) -> None:
+    full, free, answer = fake("full"), fake("free"), anyio.Event()
+    full.always(shows_after(full, answer))
+    async with open_post(full, free) as post:
+        for number in range(40):
+            session = await post.session(f"{number}", "full")
+            await post.say(session, "waits")
+            await post.say(session, "passes", address=Address(channel_type="free", platform_id="z"))
+            await post.session("z", "free")
+            post.deliverer.notify(session)
+        await free.until_shown(40)
+        await full.until(lambda: full.under_way == 32)
+        assert full.most_under_way == 32
+        waiting = [(await post.row(each, "waits")).delivery for each in post.sessions.values() if "full" in each.id]
+        # What the channel has no room for yet was not begun: a crash now leaves no doubt about it.
+        assert waiting.count("sending") == 32
+        assert waiting.count("queued") == 8
+        answer.set()
+        await full.until_shown(40)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_transient_refusal_is_tried_again_and_holds_back_what_follows(open_post: Any, idempotent: bool) -> None:
+    channel = fake(supports_idempotency=idempotent)
+    channel.then(is_busy(), is_busy("still busy"))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "first")
+        await post.say(session, "second")
+        post.deliverer.notify(session)
+        await post.until(session, "second", "delivered")
+        assert channel.texts() == ["first", "second"]
+        assert (await post.row(session, "first")).attempts == 3
+
+
+async def test_a_platform_that_names_a_time_is_asked_again_only_then(open_post: Any) -> None:
+    channel = fake()
+    channel.then(is_busy(retry_after_s=0.3))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        began = anyio.current_time()
+        post.deliverer.notify(session)
+        await post.until(session, "o", "delivered")
+        assert anyio.current_time() - began >= 0.29
+
+
+async def test_a_refusal_for_good_is_the_end_and_what_follows_goes_on(open_post: Any) -> None:
+    channel = fake()
+    channel.then(refuses("no such chat"))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "first")
+        await post.say(session, "second")
+        post.deliverer.notify(session)
+        await post.until(session, "second", "delivered")
+        row = await post.row(session, "first")
+        assert (row.delivery, row.attempts, row.reason) == ("failed", 1, "no such chat")
+
+
+async def test_after_its_time_a_message_has_failed_and_the_next_one_gets_an_attempt(open_post: Any) -> None:
+    channel = fake()
+    channel.always(is_busy("down"))
+    async with open_post(channel, settings=DeliverySettings(give_up_after_s=0)) as post:
+        session = await post.session("a")
+        await post.say(session, "first")
+        await post.say(session, "second")
+        post.deliverer.notify(session)
+        row = await post.until(session, "second", "failed")
+        assert row.reason == "down; given up after 1 attempts in 0 s"
+        assert (await post.row(session, "first")).delivery == "failed"
+
+
+async def test_what_waits_for_somebody_to_come_never_fails(open_post: Any) -> None:
+    channel = fake()
+    channel.always(is_empty())
+    async with open_post(channel, settings=DeliverySettings(give_up_after_s=0)) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        await channel.until(lambda: len(channel.calls) >= 4)
+        channel.always(None)
+        post.deliverer.notify_waiting(lambda address: address.platform_id == "a")
+        await post.until(session, "o", "delivered")
+
+
+BROKEN = [
+    ValueError("boom"),
+    asyncio.CancelledError("of something of its own"),
+    SystemExit(3),
+    GeneratorExit(),
+    ExceptionGroup("several", [OSError("one"), ValueError("two")]),
+    ValueError("half a surrogate \ud800 and \0"),
+    RecursionError(),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_channel_that_raises_anything_costs_its_own_message(
+    open_post: Any, error: BaseException, idempotent: bool
+) -> None:
+    bad, good = fake("bad", supports_idempotency=idempotent), fake("good")
+    bad.always(raises(error), chat="a")
+    async with open_post(bad, good) as post:
+        broken, sound, other = (
+            await post.session("a", "bad"),
+            await post.session("b", "bad"),
+            await post.session("c", "good"),
+        )
+        for session in (broken, sound, other):
+            await post.say(session, "o")
+            post.deliverer.notify(session)
+        row = await post.until(broken, "o", "failed")
+        assert row.attempts == (5 if idempotent else 1)
+        assert row.reason is not None
+        row.reason.encode()
+        await post.until(sound, "o", "delivered")
+        await post.until(other, "o", "delivered")
+
+
+@pytest.mark.parametrize("answer", [17, "x" * 100_000, "\ud800", {"id": 1}, True, ""])
+async def test_an_answer_that_is_no_id_loses_nothing(open_post: Any, answer: Any) -> None:
+    channel = fake()
+
+    async def behave(_delivery: Any) -> Any:
+        return answer
+
+    channel.always(behave)
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        row = await post.until(session, "o", "delivered")
+        assert row.platform_message_id == ("17" if answer == 17 else None)
+
+
+async def test_no_answer_in_time_is_repeated_under_the_same_key_where_there_is_one(open_post: Any) -> None:
+    channel = fake()
+    channel.then(shows_and_hangs(channel))
+    async with open_post(channel, settings=SHORT) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        assert (await post.until(session, "o", "delivered")).attempts == 2
+        assert len({each.key for each in channel.calls}) == 1
+        assert channel.texts() == ["o"]
+
+
+async def test_no_answer_in_time_is_no_reason_to_show_it_twice(open_post: Any) -> None:
+    channel = fake(supports_idempotency=False)
+    channel.then(shows_and_hangs(channel))
+    async with open_post(channel, settings=SHORT) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        await post.say(session, "next")
+        post.deliverer.notify(session)
+        await post.until(session, "next", "delivered")
+        row = await post.row(session, "o")
+        assert row.delivery == "failed"
+        assert "may have arrived" in (row.reason or "")
+        assert channel.texts() == ["o", "next"]
+
+
+async def test_a_place_that_was_not_granted_is_refused_at_the_moment_of_sending(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.session("granted")
+        await post.say(session, "o1", address=Address(channel_type="fake", platform_id="granted"))
+        await post.say(session, "o2", address=Address(channel_type="fake", platform_id="stranger"))
+        await post.say(session, "o3", address=None)
+        post.deliverer.notify(session)
+        for key, state in (("o1", "delivered"), ("o2", "refused"), ("o3", "refused")):
+            await post.until(session, key, state)
+        await post.store.write(lambda connection: connection.execute("DELETE FROM destinations"))
+        await post.say(session, "o4", address=Address(channel_type="fake", platform_id="granted"))
+        post.deliverer.notify(session)
+        row = await post.until(session, "o4", "refused")
+        assert row.reason == "the agent has no destination fake:granted"
+        assert channel.texts() == ["o1"]
+
+
+async def test_a_channel_that_is_not_set_up_is_waited_for(open_post: Any) -> None:
+    async with open_post() as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+
+        async def tried() -> bool:
+            return bool((await post.row(session, "o")).attempts >= 3)
+
+        await post.eventually(tried)
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        post.deliverer.notify(session)
+        await post.until(session, "o", "delivered")
+
+
+async def test_a_message_for_later_waits_for_its_time_and_holds_nothing_back(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        at = datetime.now(UTC) + timedelta(seconds=0.4)
+        after = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        await post.say(session, "later", deliver_after=after)
+        await post.say(session, "now")
+        assert (await post.row(session, "later")).delivery == "scheduled"
+        post.deliverer.notify(session)
+        await post.until(session, "now", "delivered")
+        assert channel.texts() == ["now"]
+        await post.until(session, "later", "delivered")
+        assert datetime.now(UTC) >= at
+
+
+async def test_a_channel_and_a_chat_are_written_to_no_faster_than_they_take_it(open_post: Any) -> None:
+    channel = fake(traits=Traits(rate=Rate(per_s=200, burst=2), chat_rate=Rate(per_s=20, burst=1)))
+    async with open_post(channel) as post:
+        for chat in ("a", "b", "c"):
+            session = await post.session(chat)
+            for number in range(3):
+                await post.say(session, f"{chat}{number}")
+            post.deliverer.notify(session)
+        await channel.until_shown(9)
+        at: dict[str, list[float]] = defaultdict(list)
+        for each in channel.shown:
+            at[each.delivery.address.platform_id].append(each.at)
+        for times in at.values():
+            assert times[-1] - times[0] >= 2 / 20 * 0.95
+
+
+class Unwritable:
+    """Stands before `Mailboxes.run`: the first calls that would write fail."""
+
+    def __init__(self, post: Any, names: tuple[str, ...], times: int) -> None:
+        self._run, self._names, self.left = post.mailboxes.run, names, times
+        self.session: Any = None
+        post.mailboxes.run = self.run
+
+    async def run(self, session: Any, function: Any) -> Any:
+        def work(mailbox: Mailbox) -> Any:
+            for name in self._names:
+                real = getattr(mailbox, name)
+
+                def failing(*args: Any, real: Any = real, **named: Any) -> Any:
+                    if self.left > 0 and (self.session is None or session is self.session):
+                        self.left -= 1
+                        raise StoreError("outbound.db cannot be written: disk I/O error")
+                    return real(*args, **named)
+
+                setattr(mailbox, name, failing)
+            try:
+                return function(mailbox)
+            finally:
+                for name in self._names:
+                    delattr(mailbox, name)
+
+        return await self._run(session, work)
+
+
+@pytest.mark.parametrize("names", [("begin_delivery",), ("delivered",), ("lanes",), ("interrupted",), ("waits_in",)])
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_mailbox_that_cannot_be_written_for_a_while_loses_and_doubles_nothing(
+    open_post: Any, names: tuple[str, ...], idempotent: bool
+) -> None:
+    channel = fake(supports_idempotency=idempotent)
+    async with open_post(channel) as post:
+        session, other = await post.session("a"), await post.session("b")
+        for key in ("o1", "o2"):
+            await post.say(session, key)
+        await post.say(other, "o")
+        broken = Unwritable(post, names, times=3)
+        broken.session = session
+        for each in (session, other):
+            post.deliverer.notify(each)
+        await post.until(session, "o2", "delivered")
+        await post.until(other, "o", "delivered")
+        assert broken.left == 0
+        assert channel.texts("a") == ["o1", "o2"]
+        assert len(channel.calls) == 3
+
+
+async def test_what_was_under_way_when_the_host_died_is_settled_by_the_rule(open_post: Any) -> None:
+    keyed, keyless = fake("keyed"), fake("keyless", supports_idempotency=False)
+    for channel in (keyed, keyless):
+        channel.always(shows_and_hangs(channel))
+    async with open_post(keyed, keyless) as post:
+        for channel in ("keyed", "keyless"):
+            session = await post.session("a", channel)
+            await post.say(session, "o1")
+            await post.say(session, "o2")
+            post.deliverer.notify(session)
+        await keyed.until_shown(1)
+        await keyless.until_shown(1)
+    for channel in (keyed, keyless):
+        channel.always(None)
+    _another_process()
+    async with open_post(keyed, keyless) as post:
+        for channel in ("keyed", "keyless"):
+            session = await post.session("a", channel)
+            post.deliverer.notify(session)
+            await post.until(session, "o2", "delivered")
+        assert (await post.row(await post.session("a", "keyed"), "o1")).delivery == "delivered"
+        assert (await post.row(await post.session("a", "keyless"), "o1")).delivery == "unknown-after-crash"
+        assert keyed.texts() == keyless.texts() == ["o1", "o2"]
+
+
+async def test_a_host_that_leaves_in_good_order_waits_for_what_is_under_way(open_post: Any) -> None:
+    channel, answer = fake(supports_idempotency=False), anyio.Event()
+    channel.always(shows_after(channel, answer))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o1")
+        await post.say(session, "o2")
+        post.deliverer.notify(session)
+        await channel.until(lambda: channel.under_way == 1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: post.deliverer.close(within_s=10))
+            await anyio.wait_all_tasks_blocked()
+            answer.set()
+        assert (await post.row(session, "o1")).delivery == "delivered"
+        assert (await post.row(session, "o2")).delivery == "queued"
+        assert channel.texts() == ["o1"]
+
+
+async def test_a_host_that_leaves_does_not_wait_for_ever(open_post: Any) -> None:
+    channel = fake()
+    channel.always(hangs())
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        await channel.until(lambda: channel.under_way == 1)
+        with anyio.fail_after(5):
+            await post.deliverer.close(within_s=0.05)
+
+
+async def test_nothing_is_kept_of_a_session_that_has_nothing_to_deliver(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        for number in range(20):
+            session = await post.session(f"c{number}")
+            await post.say(session, "o")
+            post.deliverer.notify(session)
+        await channel.until_shown(20)
+        await post.at_rest()
+
+
+async def test_a_message_that_failed_is_told_to_its_agent_and_to_the_operator_once(open_post: Any) -> None:
+    channel, terminal = fake(), fake("terminal", traits=Traits(reaches_operator=True))
+    channel.always(refuses("the bot was blocked"))
+    async with open_post(channel, terminal) as post:
+        session = await post.session("a")
+        await post.say(session, "secret words")
+        post.deliverer.notify(session)
+        await post.until(session, "secret words", "failed")
+        await terminal.until_shown(1)
+        assert terminal.texts() == ["A message to fake:a could not be delivered: the bot was blocked."]
+        (word,) = await post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9))
+        assert word.kind == "system"
+        assert not word.trigger
+        assert word.content["status"] == "failed"
+        assert word.content["result"]["reason"] == "the bot was blocked"
+        assert word.content["result"]["text"] == "secret words"
+        # It starts no container, and a restart tells nothing again.
+        assert not await post.mailboxes.run(session, lambda mailbox: mailbox.has_work())
+    async with open_post(channel, terminal) as post:
+        session = await post.session("a")
+        post.deliverer.notify(session)
+        await post.say(session, "again")
+        post.deliverer.notify(session)
+        await post.until(session, "again", "failed")
+        await terminal.until_shown(2)
+        assert len(await post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9))) == 2
+
+
+async def test_a_notice_that_cannot_be_delivered_either_begins_no_loop(open_post: Any) -> None:
+    channel, terminal = fake(), fake("terminal", traits=Traits(reaches_operator=True))
+    channel.always(refuses())
+    terminal.always(refuses())
+    async with open_post(channel, terminal) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        await post.until(session, "notice-o", "failed")
+        await post.at_rest()
+        assert len(channel.calls) == len(terminal.calls) == 1
+
+
+async def test_an_end_of_which_nobody_was_told_before_a_crash_is_told_at_the_next_start(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        row = await post.say(session, "o")
+        await post.mailboxes.run(session, lambda mailbox: mailbox.refused(row.id, "not granted", tell=True))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        post.deliverer.notify(session)
+        found = await post.eventually(lambda: post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9)))
+        assert found[0].id == "undelivered-o"
+
+
+def _another_process() -> None:
+    """What follows is another host's: the mark of who sends changes."""
+    from hermitcrab.mailbox import mailbox  # noqa: PLC0415
+
+    signature = mailbox.Mailbox.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
+    signature["process"] = f"{signature['process']}+"
