@@ -293,7 +293,7 @@ class Deliverer:
             self._tasks.start_soon(self._notify_at, outbox, at)
 
     async def _notify_at(self, outbox: _Outbox, at: float) -> None:
-        await anyio.sleep(at - time.monotonic())
+        await anyio.sleep(max(0.0, at - time.monotonic()))
         if outbox.retry_at == at:
             outbox.retry_at = None
             self.notify(outbox.session)
