@@ -27,6 +27,7 @@ from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
 from hermitcrab.store.clock import timestamp
+from hermitcrab.store.sqlite import snapshot
 from hermitcrab_wire import faults
 
 THIS_PROCESS = f"{os.getpid()}-{secrets.token_hex(6)}"
