@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -162,7 +161,7 @@ async def open_host(
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)
-        clock = AttentiveClock(time.monotonic, settings.containers.silent_before_kill_s / 3)
+        clock = AttentiveClock(anyio.current_time, settings.containers.silent_before_kill_s / 3)
         is_bubblewrap = settings.containers.engine == "bubblewrap"
         desk = MaterialsDesk(home, uid=uid, gid=gid)
         starter = Starter(
@@ -236,11 +235,16 @@ async def open_host(
                 reconciler=reconciler,
             )
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(settings.containers.stop_grace_s + 10):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_leaving_s(settings)):
                 await runner.close(keep_containers=keep_containers)
             with anyio.CancelScope(shield=True):
                 await deliverer.close(within_s=DELIVERED_WITHIN_S)
             tasks.cancel_scope.cancel()
+
+
+def _leaving_s(settings: Settings) -> float:
+    """Within which every container has ended, or will not."""
+    return settings.containers.drain_within_s + settings.containers.stop_grace_s + 10
 
 
 def _is_terminal(address: Address, terminal: TerminalChannel, platform_id: str) -> bool:

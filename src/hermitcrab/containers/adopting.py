@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import anyio
@@ -18,7 +17,7 @@ from hermitcrab.containers.starting import Starter
 from hermitcrab.containers.stopping import Stopper
 from hermitcrab.containers.waking import nudge
 from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
-from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Phase, Signal
+from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Life, Phase, Signal
 from hermitcrab.model.container import ContainerStatus, ContainerView
 from hermitcrab.observe.supervision import isolated
 
@@ -49,8 +48,10 @@ class Adopter:
             await self._ender.remove_stale(view)
             return "removed"
         if slot.starting is not None or slot.life.phase in LIVE:
-            if view.status is ContainerStatus.EXITED or slot.life.phase in {Phase.STOPPING, Phase.STUCK}:
-                await self._stopper.look_again(slot.session.id)
+            if slot.life.phase is Phase.UNKNOWN:
+                await self.find_again(slot)
+            elif view.status is ContainerStatus.EXITED or slot.life.phase in {Phase.STOPPING, Phase.STUCK}:
+                await self._stopper.look_again(slot)
             return "kept"
         async with slot.lock:
             if slot.life.phase in LIVE:
@@ -85,9 +86,38 @@ class Adopter:
                 raise  # Neither taken over nor given up: a sweep comes back to it (law 1).
             log.warning("adopt.refused", session=view.session, text=str(error))
             return False
+        slot.wanted_end = slot.end_text = slot.farewell = None
+        slot.offences = slot.stuck_tries = 0
         slot.take(Signal.ADOPTED, view.generation)
-        slot.started_at = slot.active_at = time.monotonic()
+        slot.started_at = slot.active_at = anyio.current_time()
         return True
+
+    async def find_again(self, slot: Slot) -> None:
+        """The engine answers again: see what became of the container that nobody could be asked about."""
+        generation, resumed = slot.life.generation, False
+        async with slot.lock:
+            if slot.life != Life(Phase.UNKNOWN, generation) or slot.starting is not None:
+                return
+            view = await self._engine.inspect(slot.name)
+            runs = (
+                view is not None
+                and view.generation == generation
+                and view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
+            )
+            if runs and slot.wanted_end is None and slot.exchange is not None:
+                await self._engine.thaw(slot.name)
+                slot.hello = anyio.Event()
+                if slot.exchange.connected:
+                    slot.hello.set()
+                slot.exchange.pulse.thawed()
+                slot.active_at = anyio.current_time()
+                slot.text = ""
+                resumed = slot.take(Signal.ADOPTED, generation)
+        if resumed:
+            self._background.spawn(self._await_adopted, slot)
+        elif slot.life == Life(Phase.UNKNOWN, generation) and slot.take(Signal.STOP, generation):
+            # Ended, or to be ended: both come out when the engine is told to end it.
+            await self._stopper.end(slot, generation)
 
     async def _await_adopted(self, slot: Slot) -> None:
         generation = slot.life.generation

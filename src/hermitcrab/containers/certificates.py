@@ -45,7 +45,12 @@ class Certificate:
 
 
 async def keep(store: Store, path: Path, certificate: Certificate) -> None:
-    """Write the certificate to the session's folder, and note it in the index of all sessions' deaths."""
+    """Write the certificate to the session's folder, and note it in the index of all sessions' deaths.
+
+    A generation ends once: one that is in the index has its certificate, and what is found of it later is no other end.
+    """
+    if await _is_kept(store, certificate):
+        return
     await to_thread.run_sync(write, path, certificate)
     death = Death(
         session=certificate.session,
@@ -62,6 +67,15 @@ async def keep(store: Store, path: Path, certificate: Certificate) -> None:
     except StoreError as error:
         # The certificate itself is kept; a list that lacks it is no reason to leave the container unburied.
         log.warning("certificate.not-indexed", session=certificate.session, text=error.message)
+
+
+async def _is_kept(store: Store, certificate: Certificate) -> bool:
+    try:
+        return await store.read(
+            lambda connection: deaths.is_noted(connection, certificate.session, certificate.generation)
+        )
+    except StoreError:
+        return False  # Rather twice than never.
 
 
 def write(path: Path, certificate: Certificate) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
+import anyio
 import structlog
 from anyio import to_thread
 
@@ -40,7 +40,7 @@ class Ender:
         what cannot be written down is logged, and claims that are not given back now are at the next start.
         """
         generation = slot.life.generation
-        now = time.monotonic()
+        now = anyio.current_time()
         duration = now - slot.started_at if slot.started_at is not None else None
         lines = await self._last_lines(slot.name)
         returned = await self._give_back(slot)
@@ -71,6 +71,7 @@ class Ender:
         if not ending.planned and duration is not None and duration >= HEALTHY_AFTER_S:
             slot.failures = 0
         slot.started_at = None
+        slot.stuck_tries = 0
         slot.ended.set()
 
     async def _give_back(self, slot: Slot) -> int:

@@ -61,6 +61,8 @@ class Outward:
     """The runner is about to end by its own will."""
     offended: Callable[[str], None]
     """The runner broke the contract of the link."""
+    gone: Callable[[], None]
+    """The link is lost. The runner dials again, or it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,7 @@ class Exchange:
     def gone(self, connection: Connection) -> None:
         if connection is self._flow.connection:
             self._flow.connection = None
+            self._outward.gone()
 
     # The host's side.
 

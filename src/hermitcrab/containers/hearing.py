@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
+import anyio
 import structlog
 
 from hermitcrab.containers.admission import Admission
@@ -12,7 +12,12 @@ from hermitcrab.containers.background import Background
 from hermitcrab.containers.exchange import Outward
 from hermitcrab.containers.slot import Slot, Told
 from hermitcrab.containers.watch import is_idle
+from hermitcrab.logic.lifecycle import Life, Phase
+from hermitcrab.model.ids import Generation
 from hermitcrab_wire import frames
+
+REDIALLED_WITHIN_S = 2.0
+"""A runner whose link broke has another by then."""
 
 OFFENCES_AT_MOST = 3
 """Broken contracts on a link before the container is ended."""
@@ -28,9 +33,10 @@ class Hearing:
         told: Told,
         admission: Admission,
         stop: Callable[[Slot, str], Awaitable[None]],
+        check: Callable[[Slot, Generation], Awaitable[None]],
     ) -> None:
-        self._background, self._told = background, told
-        self._admission, self._stop = admission, stop
+        self._background, self._told, self._admission = background, told, admission
+        self._stop, self._check = stop, check
 
     def of(self, slot: Slot) -> Outward:
         """Whom the slot's exchange tells what."""
@@ -42,11 +48,11 @@ class Hearing:
             slot.hello.set()
 
         def working() -> None:
-            slot.active_at = time.monotonic()
+            slot.active_at = anyio.current_time()
             self._told.working(session)
 
         def said() -> None:
-            slot.active_at = time.monotonic()
+            slot.active_at = anyio.current_time()
             self._told.said(session)
             if is_idle(slot):
                 self._admission.changed()
@@ -60,4 +66,14 @@ class Hearing:
             if slot.offences >= OFFENCES_AT_MOST:
                 self._background.spawn(self._stop, slot, "broke-contract")
 
-        return Outward(ready=ready, said=said, working=working, farewell=farewell, offended=offended)
+        def gone() -> None:
+            self._background.spawn(self._look_after_loss, slot, slot.life.generation)
+
+        return Outward(ready=ready, said=said, working=working, farewell=farewell, offended=offended, gone=gone)
+
+    async def _look_after_loss(self, slot: Slot, generation: Generation) -> None:
+        """A link ends with its container, too; that no event may tell, and no beat will."""
+        await anyio.sleep(REDIALLED_WITHIN_S)
+        lost = slot.exchange is not None and not slot.exchange.connected
+        if lost and slot.life == Life(Phase.READY, generation):
+            await self._check(slot, generation)

@@ -5,7 +5,8 @@ The engine is the truth about what runs (law 1). Who does what:
 
 - `waking.py` has a container when it is wanted, `starting.py` makes one start, `admission.py` says whose turn it is;
 - `stopping.py` ends containers and notices ends, `ending.py` draws up one end, `retrying.py` decides what follows it;
-- `adopting.py` decides about what an earlier host left, `following.py` hears the engine, `watch.py` looks them over.
+- `adopting.py` decides about what an earlier host left, `following.py` hears the engine, `recovery.py` waits for it;
+- `watch.py` looks over all that runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.following import Follower
 from hermitcrab.containers.hearing import Hearing
 from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.recovery import Recovery
 from hermitcrab.containers.retrying import Retries
 from hermitcrab.containers.slot import SessionView, Slot, Told, WakeOutcome
 from hermitcrab.containers.slots import Slots
@@ -79,10 +81,23 @@ class ContainerRunner:
         self._background = background = Background()
         self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes)
         self._stopper = stopper = Stopper(
-            settings=settings.containers, slots=slots, engine=engine, ender=ender, told=told, ended=self._ended
+            settings=settings.containers,
+            slots=slots,
+            background=background,
+            engine=engine,
+            ender=ender,
+            told=told,
+            ended=self._ended,
+            unknown=self._begin_recovery,
         )
         self._admission = Admission(settings.containers, slots, stopper.stop)
-        hearing = Hearing(background=background, told=told, admission=self._admission, stop=stopper.stop)
+        hearing = Hearing(
+            background=background,
+            told=told,
+            admission=self._admission,
+            stop=stopper.stop,
+            check=stopper.check,
+        )
         self._retries = Retries(
             slots=slots, background=background, mailboxes=mailboxes, ender=ender, told=told, wake=self._wake
         )
@@ -95,6 +110,7 @@ class ContainerRunner:
             admission=self._admission,
             hearing=hearing,
             retries=self._retries,
+            stopper=stopper,
             told=told,
         )
         self._adopter = Adopter(
@@ -105,6 +121,9 @@ class ContainerRunner:
             ender=ender,
             stopper=stopper,
             hearing=hearing,
+        )
+        self._recovery = Recovery(
+            slots=slots, background=background, engine=engine, find_again=self._adopter.find_again
         )
         self._follower = Follower(slots=slots, background=background, engine=engine, stopper=stopper)
 
@@ -145,7 +164,7 @@ class ContainerRunner:
         """A row was committed: get it to a runner, soon. Never raises and never waits for a container."""
         slot = self._slots.get(session.id)
         if slot is not None and slot.exchange is not None and slot.life.phase is Phase.READY:
-            slot.active_at = time.monotonic()
+            slot.active_at = anyio.current_time()
             # Should the mailbox fail now, the exchange knows that it is behind, and the watch sees that.
             await isolated(slot.exchange.offer, row)
         else:
@@ -259,7 +278,11 @@ class ContainerRunner:
 
     async def look_again(self, session_id: SessionId) -> None:
         """The engine may know more of that container than was heard: ask it, and end again what would not end."""
-        await self._stopper.look_again(session_id)
+        slot = self._slots.get(session_id)
+        if slot is not None and slot.life.phase is Phase.UNKNOWN:
+            await self._adopter.find_again(slot)
+        elif slot is not None:
+            await self._stopper.look_again(slot)
 
     def live(self) -> dict[str, Session]:
         """Sessions by the name of the container that they should have."""
@@ -288,6 +311,9 @@ class ContainerRunner:
 
     async def _catch_up(self, slot: Slot) -> None:
         await self._waker.wake(slot.session)
+
+    def _begin_recovery(self) -> None:
+        self._recovery.begin()
 
     async def _ended(self, slot: Slot, ending: Ending) -> None:
         self._admission.changed()

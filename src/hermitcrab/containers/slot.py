@@ -103,19 +103,39 @@ class Slot:
     """A message came, or somebody asked, while it could not be started."""
     retry: int = 0
     """Number of the one timer that may start it again; an earlier timer does nothing."""
-    stopping: int = 0
-    """Calls to the engine that are ending it."""
     hello: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
     wanted_end: str | None = None
+    """The cause for which we end it."""
+    end_text: str | None = None
+    """What its certificate is to say, where that is known better than from the cause."""
     farewell: str | None = None
     failures: int = 0
+    """Starts and ends in a row that nobody wanted."""
+    stuck_tries: int = 0
+    """How often it was tried in vain to end it."""
     offences: int = 0
     troubled: bool = False
     started_at: float | None = None
     active_at: float = 0.0
     text: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    _gave_up: anyio.Event = field(default_factory=anyio.Event)
+
+    async def ended_or_stuck(self) -> None:
+        """Until its end is drawn up, or whoever was ending it has to leave it for now."""
+        async with anyio.create_task_group() as waiting:
+
+            async def until(event: anyio.Event) -> None:
+                await event.wait()
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(until, self.ended)
+            waiting.start_soon(until, self._gave_up)
+
+    def notify_stuck(self) -> None:
+        self._gave_up.set()
+        self._gave_up = anyio.Event()
 
     def take(self, signal: Signal, generation: Generation | None = None) -> bool:
         """Apply a signal; False if it was late or out of place."""

@@ -6,12 +6,12 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from types import TracebackType
 
 import anyio
 import structlog
 from anyio import to_thread
 
+from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.exchange import Exchange, Outward
 from hermitcrab.containers.link import listening
@@ -70,8 +70,8 @@ class Starter:
         if not slot.take(Signal.CLAIMED, generation):
             raise EngineError(Failure.UNKNOWN, f"session {slot.session.id} cannot start while {slot.life.phase}")
         slot.hello, slot.ended = anyio.Event(), anyio.Event()
-        slot.wanted_end = slot.farewell = None
-        slot.offences = 0
+        slot.wanted_end = slot.end_text = slot.farewell = None
+        slot.offences = slot.stuck_tries = 0
         slot.timings = {}
         slot.take(Signal.PREPARE)
         spec = await self.prepare(slot, generation)
@@ -79,15 +79,15 @@ class Starter:
         await self.open_sockets(slot, generation, outward)
         _clock(slot, "prepared", began)
         faults.point("wake.prepared")
-        with _deadline(deadlines.create_deadline_s, "create", slot.name):
+        with Deadline(deadlines.create_deadline_s, "create", slot.name):
             await self._create(spec)
         slot.take(Signal.CREATED)
         _clock(slot, "created", began)
         faults.point("wake.created")
-        with _deadline(deadlines.start_deadline_s, "start", slot.name):
+        with Deadline(deadlines.start_deadline_s, "start", slot.name):
             await self._engine.start(slot.name)
         slot.take(Signal.STARTED)
-        slot.started_at = slot.active_at = time.monotonic()
+        slot.started_at = slot.active_at = anyio.current_time()
         _clock(slot, "started", began)
         faults.point("wake.started")
         await self.await_hello(slot)
@@ -115,7 +115,7 @@ class Starter:
         provider = self._surveyor.provider_of(slot.session, config)
         packages = await self._surveyor.packages(provider)
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
-        with _deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
+        with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
             await self._engine.ensure_image(self.image)
         materials: Materials = await to_thread.run_sync(
             functools.partial(
@@ -197,23 +197,4 @@ class Starter:
 
 
 def _clock(slot: Slot, stage: str, began: float) -> None:
-    slot.timings[stage] = (time.monotonic() - began) * 1000
-
-
-class _deadline:  # noqa: N801  # reads as a context
-    """A deadline for one stage whose passing is a typed failure that names the stage."""
-
-    def __init__(self, seconds: float, stage: str, name: str) -> None:
-        self._scope = anyio.move_on_after(seconds)
-        self._text = f"{stage} of {name} took more than {seconds:g} s"
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        swallowed = self._scope.__exit__(kind, error, trace)
-        if self._scope.cancelled_caught:
-            raise EngineError(Failure.RUNTIME_UNAVAILABLE, self._text, hint="crab doctor looks at the engine.")
-        return swallowed
+    slot.timings[stage] = (anyio.current_time() - began) * 1000

@@ -5,13 +5,12 @@ Concurrent wakes join one attempt. `starting.py` makes one start, stage by stage
 
 from __future__ import annotations
 
-import time
-
 import anyio
 import structlog
 
 from hermitcrab.containers.admission import Admission
 from hermitcrab.containers.background import Background
+from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.hearing import Hearing
@@ -19,7 +18,7 @@ from hermitcrab.containers.retrying import Retries
 from hermitcrab.containers.slot import Slot, Told, WakeOutcome
 from hermitcrab.containers.slots import Slots
 from hermitcrab.containers.starting import Starter
-from hermitcrab.containers.stopping import CLEARED_WITHIN_S
+from hermitcrab.containers.stopping import CLEARED_WITHIN_S, Stopper
 from hermitcrab.errors import (
     EngineError,
     Failure,
@@ -49,11 +48,13 @@ class Waker:
         admission: Admission,
         hearing: Hearing,
         retries: Retries,
+        stopper: Stopper,
         told: Told,
     ) -> None:
         self._slots, self._background, self._engine = slots, background, engine
         self._starter, self._ender, self._admission = starter, ender, admission
-        self._hearing, self._retries, self._told = hearing, retries, told
+        self._hearing, self._retries = hearing, retries
+        self._stopper, self._told = stopper, told
         self.last_timings: dict[SessionId, dict[str, float]] = {}
         """Milliseconds of each session's last start or thaw, by stage."""
 
@@ -79,6 +80,7 @@ class Waker:
                 slot.wanted = True
                 return WakeOutcome(kind="waiting", text=slot.text or f"the container is {slot.life.phase}")
             slot.starting, slot.outcome, slot.wanted = anyio.Event(), None, False
+            slot.start_scope = anyio.CancelScope()
             slot.retry += 1
             slot.take(Signal.WANTED)
             self._background.spawn(self._start, slot)
@@ -92,12 +94,12 @@ class Waker:
 
     async def _start(self, slot: Slot) -> None:
         """One attempt, from claim to hello. Runs in the runner's own tasks: a caller's cancellation ends no start."""
-        began = time.monotonic()
+        began = anyio.current_time()
         outcome: WakeOutcome | None = None
         called_off = False
         try:
             try:
-                with anyio.CancelScope() as slot.start_scope:
+                with slot.start_scope or anyio.CancelScope():
                     async with self._admission.admitted(slot), slot.lock:
                         if slot.life.phase in LIVE:
                             outcome = WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
@@ -128,8 +130,9 @@ class Waker:
         if slot.life.phase in STARTABLE:
             await self._reread(slot)
         else:
-            await self._clear_away(slot, explain(None, wanted=slot.wanted_end or "stopped", farewell=None))
-            slot.take(Signal.CALLED_OFF)
+            ending = explain(None, wanted=slot.wanted_end or "stopped", farewell=None)
+            if await self._clear_away(slot, ending):
+                slot.take(Signal.CALLED_OFF)
         return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="it was called off")
 
     async def _failed(self, slot: Slot, error: HermitcrabError | OSError) -> WakeOutcome:
@@ -147,10 +150,15 @@ class Waker:
             if not may_retry:
                 slot.take(Signal.REFUSED)
         else:
-            await self._clear_away(slot, Ending("start-failed", f"It did not come up: {text}"))
-            slot.take(Signal.START_FAILED if may_retry else Signal.REFUSED, generation)
-        delay = self._retries.after_failure(slot) if may_retry else None
-        await isolated(self._tell_trouble, slot, text, 1 if delay is None else 3)
+            known = await self._clear_away(slot, Ending("start-failed", f"It did not come up: {text}"))
+            if known:
+                slot.take(Signal.START_FAILED if may_retry else Signal.REFUSED, generation)
+            else:
+                slot.text = text
+        delay = None
+        if may_retry and slot.life.phase is not Phase.UNKNOWN:
+            delay = self._retries.after_failure(slot)
+        await isolated(self._tell_trouble, slot, text, 3 if may_retry else 1)
         return WakeOutcome(kind="failed", failure=failure, text=text, retry_in_s=delay)
 
     async def _reread(self, slot: Slot) -> None:
@@ -161,14 +169,23 @@ class Waker:
             log.warning("session.not-read", session=slot.session.id, text=error.message)
         slot.life = Life(Phase.ABSENT, max(slot.session.generation, slot.life.generation))
 
-    async def _clear_away(self, slot: Slot, ending: Ending) -> None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEARED_WITHIN_S):
+    async def _clear_away(self, slot: Slot, ending: Ending) -> bool:
+        """False: the engine cannot be asked what is left of it; `recovery.py` clears it away once there is an answer.
+
+        Anything else that is left, as when a foreign container has the name, the next attempt meets.
+        """
+        with anyio.CancelScope(shield=True):
             try:
-                record = await self._ender.exit_of(slot)
-                await self._ender.bury(slot, ending, record)
+                with Deadline(CLEARED_WITHIN_S, "removal", slot.name):
+                    record = await self._ender.exit_of(slot)
+                    await self._ender.bury(slot, ending, record)
             except (HermitcrabError, OSError) as left:
-                # A foreign container has the name, or the engine is gone: the next attempt meets what is left.
+                if isinstance(left, EngineError) and left.failure is Failure.RUNTIME_UNAVAILABLE:
+                    slot.wanted_end, slot.end_text = ending.cause, ending.text
+                    self._stopper.lost(slot, slot.life.generation, left.message)
+                    return False
                 log.warning("container.not-buried", session=slot.session.id, text=str(left))
+        return True
 
     async def _tell_trouble(self, slot: Slot, text: str, after: int) -> None:
         if slot.failures >= after and not slot.troubled:
@@ -184,20 +201,22 @@ class Waker:
             if slot.life.phase is not Phase.FROZEN:
                 slot.wanted = True
                 return WakeOutcome(kind="waiting", text=f"the container is {slot.life.phase}")
-            began = time.monotonic()
+            began = anyio.current_time()
             try:
                 await self._engine.thaw(slot.name)
             except EngineError as error:
                 slot.wanted = True
                 log.warning("container.not-thawed", session=slot.session.id, text=error.message)
+                # It may have ended, which no event has told.
+                self._background.spawn(self._stopper.check, slot, slot.life.generation)
                 return WakeOutcome(kind="failed", failure=error.failure, text=error.message)
             slot.wanted = False
             slot.take(Signal.THAWED)
-            slot.active_at = time.monotonic()
+            slot.active_at = anyio.current_time()
             if slot.exchange is not None:
                 slot.exchange.pulse.thawed()
             await isolated(nudge, slot)
-            slot.timings["thaw"] = (time.monotonic() - began) * 1000
+            slot.timings["thaw"] = (anyio.current_time() - began) * 1000
             self.last_timings[slot.session.id] = dict(slot.timings)
         return WakeOutcome(kind="thawed")
 

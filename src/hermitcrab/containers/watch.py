@@ -6,7 +6,6 @@ never ended for being slow.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
@@ -58,7 +57,7 @@ class Watch:
         exchange = slot.exchange
         if exchange is None or slot.lock.locked():
             return
-        quiet_s = time.monotonic() - slot.active_at
+        quiet_s = anyio.current_time() - slot.active_at
         if (slot.life.phase is Phase.READY and exchange.is_behind) or (slot.life.phase is Phase.FROZEN and slot.wanted):
             # A mailbox or an engine failed when there was something to push.
             await self._catch_up(slot)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from anyio import to_thread
 
 from hermitcrab import __version__
+from hermitcrab.containers.slot import SessionView
 from hermitcrab.control.archive_methods import ArchiveMethods
 from hermitcrab.control.chat_methods import ChatMethods
 from hermitcrab.control.config_methods import ConfigMethods
@@ -21,6 +22,7 @@ from hermitcrab.control.server import Emit, Method
 from hermitcrab.control.session_methods import SessionMethods
 from hermitcrab.errors import EngineError
 from hermitcrab.gateway.vault import KeyProblem, KeySource
+from hermitcrab.model.container import Finding
 from hermitcrab.store import agent_groups, sessions
 
 
@@ -57,6 +59,24 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "chat.send": chat.send,
         "chat.answers": chat.answers,
     }
+
+
+TROUBLED = frozenset({"stuck", "unknown", "quarantined"})
+"""Phases in which a session waits for somebody to mend something."""
+
+
+def troubled_container(view: SessionView) -> Finding:
+    fixes = {
+        "stuck": f"Look at container {view.container} with the engine's own tools; it is tried again by itself.",
+        "unknown": "Bring the engine back; what became of the container is found out by itself.",
+        "quarantined": f"Mend what it says, then: crab sessions restart {view.session_id} --wake",
+    }
+    return Finding(
+        subject=f"session {view.session_id}",
+        level="warning",
+        text=f"its container is {view.phase}: {view.text}",
+        fix=fixes[view.phase],
+    )
 
 
 class HostMethods:
@@ -97,7 +117,10 @@ class HostMethods:
             "provider": host.settings.agents.provider,
             "key_source": host.settings.gateway.anthropic_key,
             "key_problem": asdict(key) if isinstance(key, KeyProblem) else None,
-            "findings": [asdict(finding) for finding in await host.engine.preflight()],
+            "findings": [
+                *(asdict(finding) for finding in await host.engine.preflight()),
+                *(asdict(troubled_container(view)) for view in host.runner.views() if view.phase in TROUBLED),
+            ],
         }
 
     async def stop(self, params: Params, _emit: Emit) -> Json:

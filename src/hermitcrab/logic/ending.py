@@ -12,7 +12,7 @@ TRIES_AT_MOST = 5
 HEALTHY_AFTER_S = 60.0
 """A container that lived this long ends a series of failures."""
 
-PLANNED = frozenset({"quiet", "stopped", "drained"})
+PLANNED = frozenset({"quiet", "evicted", "restart", "stopped", "drained"})
 """Ends that the host or the runner wanted."""
 
 
@@ -53,7 +53,10 @@ def explain(exit_record: ExitRecord | None, *, wanted: str | None, farewell: str
 
 _WANTED = {
     "quiet": "Nothing was said for a while, and the host ended it.",
+    "evicted": "It had nothing to do, and its place was wanted by others.",
+    "restart": "It was ended so that a fresh one takes its place.",
     "stopped": "It was stopped on request.",
+    "start-failed": "It did not come up.",
     "hung": "It gave no sign of life, and the host ended it.",
     "broke-contract": "It broke the protocol of its link again and again, and the host ended it.",
 }

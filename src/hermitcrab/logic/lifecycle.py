@@ -43,7 +43,7 @@ class Signal(StrEnum):
     STARTED = "started"
     HELLO = "hello"
     ADOPTED = "adopted"
-    """Found running after a host restart; its hello is still to come."""
+    """Found running, after a host restart or once the engine answers again; its hello is still to come."""
     QUIET = "quiet"
     THAWED = "thawed"
     DRAIN = "drain"
@@ -75,7 +75,9 @@ class Step:
     """False: the event was late or out of place, and nothing changed."""
 
 
-LIVE = frozenset({Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STOPPING, Phase.STUCK})
+LIVE = frozenset(
+    {Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STOPPING, Phase.STUCK, Phase.UNKNOWN}
+)
 """Phases in which a process may run."""
 
 STARTABLE = frozenset({Phase.ABSENT, Phase.QUEUED})
@@ -94,14 +96,15 @@ _EDGES: dict[Signal, dict[Phase, Phase]] = {
     Signal.THAWED: {Phase.FROZEN: Phase.READY},
     Signal.DRAIN: {Phase.READY: Phase.DRAINING},
     Signal.STOP: dict.fromkeys(
-        (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STUCK), Phase.STOPPING
+        (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STUCK, Phase.UNKNOWN),
+        Phase.STOPPING,
     ),
-    Signal.ENDED: {**dict.fromkeys(_WITH_CONTAINER, Phase.ABSENT), Phase.UNKNOWN: Phase.ABSENT},
+    Signal.ENDED: dict.fromkeys(_WITH_CONTAINER, Phase.ABSENT),
     Signal.START_FAILED: dict.fromkeys((*_BEFORE_HELLO, Phase.STOPPING), Phase.BACKOFF),
     Signal.CALLED_OFF: dict.fromkeys((Phase.QUEUED, *_BEFORE_HELLO), Phase.ABSENT),
     Signal.KILL_FAILED: {Phase.STOPPING: Phase.STUCK},
     Signal.REFUSED: dict.fromkeys((Phase.ABSENT, Phase.QUEUED, Phase.BACKOFF, *_BEFORE_HELLO), Phase.QUARANTINED),
-    Signal.ENGINE_LOST: dict.fromkeys((*_BEFORE_HELLO, *LIVE), Phase.UNKNOWN),
+    Signal.ENGINE_LOST: dict.fromkeys((*_BEFORE_HELLO, *(LIVE - {Phase.UNKNOWN})), Phase.UNKNOWN),
     Signal.RETRY_DUE: {Phase.BACKOFF: Phase.QUEUED},
     Signal.RELEASED: {Phase.QUARANTINED: Phase.ABSENT},
 }

@@ -23,5 +23,11 @@ class Backoff:
 START = Backoff(first_s=0.5, most_s=60.0)
 """For a session's container that did not come up or fell over."""
 
+STUCK = Backoff(first_s=5.0, most_s=300.0)
+"""For a container that would not end."""
+
+ENGINE = Backoff(first_s=1.0, most_s=15.0)
+"""For an engine that did not answer while containers of ours were on it."""
+
 DELIVERY = Backoff(first_s=1.0, most_s=300.0)
 """For a message that a channel could not take for now."""

@@ -97,7 +97,10 @@ class ContainerSettings(_Section):
     hello_deadline_s: Deadline = 20.0
     quiet_before_freeze_s: Quiet = 300.0
     quiet_before_stop_s: Quiet = 1800.0
+    drain_within_s: Quiet = 5.0
+    """A container that is ended while it works may finish its turn within this; only then is it told to end."""
     stop_grace_s: Quiet = 10.0
+    """Between being told to end and being killed."""
     silent_before_kill_s: Annotated[float, Field(ge=0.5, le=3600, allow_inf_nan=False)] = 30.0
     """A container whose runner gives no sign of life for so long is ended. Its runner beats six times in this."""
     lifetime_s: Quiet = 0.0

@@ -45,6 +45,12 @@ def insert(connection: Connection, death: Death) -> None:
     connection.execute("DELETE FROM deaths WHERE number <= (SELECT max(number) FROM deaths) - ?", (KEPT,))
 
 
+def is_noted(connection: Connection, session: SessionId, generation: Generation) -> bool:
+    """Whether the end of that generation is in the index."""
+    query = "SELECT 1 FROM deaths WHERE session_id = ? AND generation = ?"
+    return connection.execute(query, (session, generation)).fetchone() is not None
+
+
 def newest(connection: Connection, *, limit: int) -> list[Death]:
     """Newest first."""
     rows = connection.execute(

@@ -108,6 +108,8 @@ class FakeContainer:
     process: FakeProcess | None = None
     is_going: bool = False
     """Removed, but its name is not free yet."""
+    thawed: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it is thawed; a new one for each time that it is frozen."""
 
     @property
     def runs(self) -> bool:
@@ -213,18 +215,20 @@ class FakeEngine:
 
     async def freeze(self, name: str) -> None:
         await self._enter("freeze")
-        self._must_run(name).status = ContainerStatus.FROZEN
+        container = self._must_run(name)
+        if container.status is not ContainerStatus.FROZEN:
+            container.status, container.thawed = ContainerStatus.FROZEN, anyio.Event()
 
     async def thaw(self, name: str) -> None:
         await self._enter("thaw")
-        self._must_run(name).status = ContainerStatus.RUNNING
+        _thaw(self._must_run(name))
 
     async def stop(self, name: str, *, grace_s: float) -> None:
         await self._enter("stop")
         container = self._find(name)
         if container is None or container.process is None or not container.runs:
             return
-        container.status = ContainerStatus.RUNNING
+        _thaw(container)
         ended = self._ends.setdefault(container.id, anyio.Event())
         if grace_s > 0:
             container.process.signals.append(signal.SIGTERM)
@@ -340,6 +344,11 @@ class FakeEngine:
             ended.set()
         if self._is_seen(container) and not self.faults.drop_events:
             self._feed.publish(EngineEvent(kind="ended", name=container.spec.name))
+
+
+def _thaw(container: FakeContainer) -> None:
+    container.status = ContainerStatus.RUNNING
+    container.thawed.set()
 
 
 def _check_sources(spec: ContainerSpec) -> None:

@@ -108,6 +108,7 @@ class Intruder:
             working=lambda: None,
             farewell=lambda _: None,
             offended=lambda _: None,
+            gone=lambda: None,
         )
         await self.host.starter.prepare(slot, GENERATION)
         await self.host.starter.open_sockets(slot, GENERATION, quiet)

@@ -20,13 +20,21 @@ EDGES = [
     (Phase.READY, Signal.DRAIN, Phase.DRAINING),
     *[
         (phase, Signal.STOP, Phase.STOPPING)
-        for phase in (Phase.CREATED, Phase.STARTING, Phase.READY, Phase.FROZEN, Phase.DRAINING, Phase.STUCK)
+        for phase in (
+            Phase.CREATED,
+            Phase.STARTING,
+            Phase.READY,
+            Phase.FROZEN,
+            Phase.DRAINING,
+            Phase.STUCK,
+            Phase.UNKNOWN,
+        )
     ],
     *[
         (phase, Signal.CALLED_OFF, Phase.ABSENT)
         for phase in (Phase.QUEUED, Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING)
     ],
-    *[(phase, Signal.ENDED, Phase.ABSENT) for phase in (*LIVE, Phase.CREATED, Phase.UNKNOWN)],
+    *[(phase, Signal.ENDED, Phase.ABSENT) for phase in (*LIVE, Phase.CREATED)],
     *[
         (phase, Signal.START_FAILED, Phase.BACKOFF)
         for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING, Phase.STOPPING)
@@ -44,7 +52,10 @@ EDGES = [
             Phase.STARTING,
         )
     ],
-    *[(phase, Signal.ENGINE_LOST, Phase.UNKNOWN) for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *LIVE)],
+    *[
+        (phase, Signal.ENGINE_LOST, Phase.UNKNOWN)
+        for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *(LIVE - {Phase.UNKNOWN}))
+    ],
     (Phase.BACKOFF, Signal.RETRY_DUE, Phase.QUEUED),
     (Phase.QUARANTINED, Signal.RELEASED, Phase.ABSENT),
 ]
