@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hermitcrab_runner.logs import note
+from hermitcrab_runner.probe import Proof
 from hermitcrab_wire import frames
 from hermitcrab_wire.codec import LineBuffer, WireError, decode, encode
 from hermitcrab_wire.limits import BEAT_INTERVAL_S, MAX_FRAME_BYTES, PROTOCOL
@@ -53,6 +54,8 @@ class LinkSettings(NamedTuple):
     born_at_s: float
     orphan_s: float
     beat_s: float = BEAT_INTERVAL_S
+    proof: Proof = Proof([], [])
+    """Where it can write, told in each hello."""
 
 
 class Link:
@@ -208,6 +211,8 @@ class Link:
             rss_kb=resident_kb(),
             resumes=self._welcomed_before,
             holds=self._holds(),
+            writable=self._settings.proof.writable,
+            unwritable=self._settings.proof.unwritable,
         )
 
     def _hear(self, line: bytes) -> frames.Refused | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from hermitcrab_runner import __version__
 from hermitcrab_runner.link import Link, LinkSettings
 from hermitcrab_runner.logs import note, print_exception
+from hermitcrab_runner.probe import prove
 from hermitcrab_runner.providers.base import Emit, Provider, ProviderSettings
 from hermitcrab_runner.surroundings import Surroundings
 from hermitcrab_runner.turn import Terminated, Tick, TurnLoop
@@ -133,6 +134,7 @@ def _link_settings(environment: Mapping[str, str], born_at_s: float) -> LinkSett
             version=__version__,
             born_at_s=born_at_s,
             orphan_s=float(environment.get("HERMITCRAB_ORPHAN_S", _ORPHAN_S)),
+            proof=prove(environment),
         )
     except KeyError as error:
         raise MisconfiguredError(f"{error.args[0]} is not set") from error

@@ -97,6 +97,10 @@ class Hello(Frame):
     """True when this process had a link before: what it holds in memory is still there."""
     holds: list[str] = []  # noqa: RUF012  # copied for each frame
     """Ids of the rows that it still works on, so that the host does not push them again."""
+    writable: list[str] = []  # noqa: RUF012  # copied for each frame
+    """Places where it tried to write before this hello, and could."""
+    unwritable: list[Json] = []  # noqa: RUF012  # copied for each frame
+    """Places where it could not: each {path, error}."""
 
 
 class Claim(Frame):
@@ -288,6 +292,8 @@ def _check_bounds(name: str, values: Json) -> None:
     for key, most in (
         ("ids", MAX_IDS_IN_A_FRAME),
         ("holds", MAX_IDS_IN_A_FRAME * 4),
+        ("writable", MAX_IDS_IN_A_FRAME),
+        ("unwritable", MAX_IDS_IN_A_FRAME),
         ("rows", MAX_ROWS_IN_A_FRAME),
         ("outs", MAX_OUTS_IN_A_COMPLETION),
     ):
