@@ -36,7 +36,7 @@ FILES = {"group": ["container.json", "CLAUDE.md"], "state": ["settings.json", "C
 FOLDERS = {
     "group": [".claude", ".claude-fragments"],
     "state": ["agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills", "workflows"],
-    "work": ["agent", "inbox", "global", ".claude"],
+    "work": ["agent", "extra", "inbox", "global", ".claude"],
 }
 PLACES = [(where, name) for kind in (FILES, FOLDERS) for where, names in kind.items() for name in names]
 

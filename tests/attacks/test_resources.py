@@ -368,7 +368,8 @@ link.connect("/run/hermitcrab/link.sock")
 def tell(frame):
     link.sendall(codec.encode(frame.to_json()))
 
-tell(frames.Hello(protocol=1, generation=int(os.environ["HERMITCRAB_GENERATION"]), provider="echo", version="x"))
+tell(frames.Hello(protocol=1, generation=int(os.environ["HERMITCRAB_GENERATION"]), provider="echo", version="x",
+                  writable=os.environ["HERMITCRAB_WRITABLE"].split(":")))
 threading.Thread(target=lambda: [None for _ in iter(lambda: link.recv(65536), b"")], daemon=True).start()
 """
 

@@ -71,7 +71,7 @@ class Adopter:
         runs = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
         if view.generation != slot.session.generation or not runs:
             return False
-        slot.hello, slot.ended = anyio.Event(), anyio.Event()
+        slot.hello, slot.ended, slot.refusal = anyio.Event(), anyio.Event(), None
         try:
             spec = await self._starter.prepare(slot, view.generation)
             if spec.spec_hash != view.spec_hash:

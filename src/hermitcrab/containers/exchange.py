@@ -52,7 +52,9 @@ class Outward:
     """What an exchange tells the rest of the host."""
 
     ready: Callable[[frames.Hello], None]
-    """The runner said hello."""
+    """The runner said hello, and was welcomed."""
+    admit: Callable[[frames.Hello], Awaitable[str]] | None = None
+    """Asked before the welcome: why the container may have no message; nothing when it may."""
     said: Callable[[], None]
     """Rows wait for delivery."""
     working: Callable[[], None]
@@ -144,6 +146,8 @@ class Exchange:
             return frames.Refused(code="protocol", text=f"this host speaks protocols {OLDEST_PROTOCOL} to {PROTOCOL}")
         if hello.generation != self.generation:
             return frames.Refused(code="stale-generation", text=f"generation {self.generation} has this socket now")
+        if self._outward.admit is not None and (why_not := await self._outward.admit(hello)):
+            return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
         state = await self._mailboxes.run(self.session, Mailbox.state)
         flow = self._flow

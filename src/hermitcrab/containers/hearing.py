@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 import structlog
 
 from hermitcrab.containers.admission import Admission
+from hermitcrab.containers.admitting import Admittance
 from hermitcrab.containers.background import Background
 from hermitcrab.containers.exchange import Outward
 from hermitcrab.containers.slot import Slot, Told
@@ -34,9 +36,10 @@ class Hearing:
         admission: Admission,
         stop: Callable[[Slot, str], Awaitable[None]],
         check: Callable[[Slot, Generation], Awaitable[None]],
+        admittance: Admittance,
     ) -> None:
         self._background, self._told, self._admission = background, told, admission
-        self._stop, self._check = stop, check
+        self._stop, self._check, self._admittance = stop, check, admittance
 
     def of(self, slot: Slot) -> Outward:
         """Whom the slot's exchange tells what."""
@@ -69,7 +72,15 @@ class Hearing:
         def gone() -> None:
             self._background.spawn(self._look_after_loss, slot, slot.life.generation)
 
-        return Outward(ready=ready, said=said, working=working, farewell=farewell, offended=offended, gone=gone)
+        return Outward(
+            admit=partial(self._admittance.admit, slot),
+            ready=ready,
+            said=said,
+            working=working,
+            farewell=farewell,
+            offended=offended,
+            gone=gone,
+        )
 
     async def _look_after_loss(self, slot: Slot, generation: Generation) -> None:
         """A link ends with its container, too; that no event may tell, and no beat will."""

@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,6 +21,7 @@ from typing import Any
 from hermitcrab.containers import runner_source
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import instructions
+from hermitcrab.logic.mounts import Decision
 from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, Materials
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation
@@ -31,7 +32,7 @@ _SHARED = "shared/CLAUDE.md"
 _EMPTY_FILE = "empty.md"
 _EMPTY_FOLDER = "empty"
 
-_WORK_MOUNT_POINTS = ("agent", "inbox", "global")
+_WORK_MOUNT_POINTS = ("agent", "extra", "inbox", "global")
 _WORK_FILES = ("CLAUDE.md",)
 _WORK_FOLDERS = (".claude",)
 _GROUP_FILES = ("container.json", "CLAUDE.md")
@@ -84,6 +85,10 @@ class SessionFolders:
         """Each generation has a socket folder of its own: an old container cannot reach a new one's link."""
         return self.root / "run" / str(generation)
 
+    def extra_points(self, generation: Generation) -> Path:
+        """Only the places of additional mounts, which differ from one generation to the next."""
+        return self.root / "extra" / str(generation)
+
 
 def session_folders(home: Home, session: Session) -> SessionFolders:
     return SessionFolders(root=home.sessions / session.agent_group_id / session.id)
@@ -106,6 +111,7 @@ class MaterialsDesk:
         config: dict[str, Any],
         packages: Path | None,
         host_interpreter: bool,
+        extra: Sequence[Decision] = (),
     ) -> Materials:
         """Make everything for one generation of the session's container. Idempotent."""
         folders = session_folders(self._home, session)
@@ -154,12 +160,28 @@ class MaterialsDesk:
                 "settings.json": str(generated / "claude-settings.json"),
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
+            extra_points=str(self._extra_points(folders.extra_points(generation), extra)),
+            extra=tuple(each.mount for each in extra if each.mount is not None),
             python=python,
         )
 
     def clear(self, session: Session, generation: Generation) -> None:
         """Remove what only that generation needed."""
-        shutil.rmtree(session_folders(self._home, session).run(generation), ignore_errors=True)
+        folders = session_folders(self._home, session)
+        for each in (folders.run(generation), folders.extra_points(generation)):
+            shutil.rmtree(each, ignore_errors=True)
+
+    def _extra_points(self, folder: Path, extra: Sequence[Decision]) -> Path:
+        """The host's own folder, so that no agent can put anything in the way of a mount."""
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        wanted = {each.mount.target.rpartition("/")[2]: each.kind for each in extra if each.mount is not None}
+        for left in folder.iterdir():
+            if wanted.get(left.name) != ("folder" if left.is_dir() else "file"):
+                left.rmdir() if left.is_dir() else left.unlink()
+        for name, kind in wanted.items():
+            (folder / name).mkdir(exist_ok=True) if kind == "folder" else (folder / name).touch()
+        return folder
 
     def _installation(self, *, host_interpreter: bool) -> tuple[dict[str, str], str]:
         """The read-only parts of this installation by their path in the container, and the interpreter's path there."""

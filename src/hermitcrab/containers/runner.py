@@ -23,6 +23,7 @@ from anyio import to_thread
 
 from hermitcrab.containers import certificates
 from hermitcrab.containers.admission import Admission
+from hermitcrab.containers.admitting import Admittance
 from hermitcrab.containers.adopting import Adopter
 from hermitcrab.containers.background import Background
 from hermitcrab.containers.ending import Ender
@@ -97,6 +98,7 @@ class ContainerRunner:
             admission=self._admission,
             stop=stopper.stop,
             check=stopper.check,
+            admittance=Admittance(engine),
         )
         self._retries = Retries(
             slots=slots, background=background, mailboxes=mailboxes, ender=ender, told=told, wake=self._wake

@@ -12,8 +12,10 @@ import anyio
 import structlog
 
 from hermitcrab.containers.exchange import Exchange, Surroundings
-from hermitcrab.errors import Failure
+from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.lifecycle import Life, Phase, Signal, step
+from hermitcrab.logic.mounts import Decision
+from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, SessionId
@@ -92,6 +94,11 @@ class Slot:
     life: Life
     config: ContainerConfig = field(default_factory=ContainerConfig)
     """What its container was made with: read once for each start, and at adoption."""
+    spec: ContainerSpec | None = None
+    decisions: tuple[Decision, ...] = ()
+    """On the additional mounts that the config asks for."""
+    refusal: EngineError | None = None
+    """Why the container that said hello is not given anything."""
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     exchange: Exchange | None = None
     resources: AsyncExitStack | None = None

@@ -14,8 +14,10 @@ from anyio import to_thread
 from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.exchange import Exchange, Outward
+from hermitcrab.containers.extra_mounts import decide_for
 from hermitcrab.containers.link import listening
 from hermitcrab.containers.materials import MaterialsDesk, interpreter_env, session_folders
+from hermitcrab.containers.mounts import verify_after_create
 from hermitcrab.containers.slot import Door, Slot, Surveyor
 from hermitcrab.errors import EngineError, Failure, NotFoundError
 from hermitcrab.logic.lifecycle import Signal
@@ -70,7 +72,7 @@ class Starter:
         if not slot.take(Signal.CLAIMED, generation):
             raise EngineError(Failure.UNKNOWN, f"session {slot.session.id} cannot start while {slot.life.phase}")
         slot.hello, slot.ended = anyio.Event(), anyio.Event()
-        slot.wanted_end = slot.end_text = slot.farewell = None
+        slot.wanted_end = slot.end_text = slot.farewell = slot.refusal = None
         slot.offences = slot.stuck_tries = 0
         slot.timings = {}
         slot.take(Signal.PREPARE)
@@ -81,6 +83,8 @@ class Starter:
         faults.point("wake.prepared")
         with Deadline(deadlines.create_deadline_s, "create", slot.name):
             await self._create(spec)
+            if slot.decisions:
+                await to_thread.run_sync(verify_after_create, slot.decisions)
         slot.take(Signal.CREATED)
         _clock(slot, "created", began)
         faults.point("wake.created")
@@ -117,6 +121,10 @@ class Starter:
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
         with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
             await self._engine.ensure_image(self.image)
+        slot.decisions = ()
+        if config.additional_mounts:
+            slot.decisions = await to_thread.run_sync(decide_for, self._home, slot.group.folder, config)
+            _record(slot)
         materials: Materials = await to_thread.run_sync(
             functools.partial(
                 self._desk.prepare,
@@ -126,10 +134,11 @@ class Starter:
                 config=around.config,
                 packages=packages,
                 host_interpreter=self.image is None,
+                extra=slot.decisions,
             )
         )
         containers = self._settings.containers
-        return build_spec(
+        slot.spec = build_spec(
             installation=self._installation,
             session=slot.session,
             generation=generation,
@@ -146,6 +155,7 @@ class Starter:
             timezone=self._settings.agents.timezone,
             extra_env={**(interpreter_env() if self.image is None else {}), **self._runner_env},
         )
+        return slot.spec
 
     async def open_sockets(self, slot: Slot, generation: Generation, outward: Outward) -> None:
         """Open the session's sockets for one generation."""
@@ -180,6 +190,8 @@ class Starter:
             with anyio.move_on_after(deadline_s):
                 await slot.hello.wait()
             waiting.cancel_scope.cancel()
+        if slot.refusal is not None:
+            raise slot.refusal
         if not slot.hello.is_set():
             died = slot.ended.is_set()
             raise EngineError(
@@ -194,6 +206,18 @@ class Starter:
         if session is None:
             raise NotFoundError(f"there is no session {session_id}")
         return session
+
+
+def _record(slot: Slot) -> None:
+    for each in slot.decisions:
+        told = log.info if each.allowed else log.warning
+        told(
+            "mount.decided",
+            session=slot.session.id,
+            path=each.request.path,
+            allowed=each.allowed,
+            why=each.steps[-1].saw if each.allowed else each.reason,
+        )
 
 
 def _clock(slot: Slot, stage: str, began: float) -> None:

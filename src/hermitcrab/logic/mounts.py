@@ -123,6 +123,8 @@ class MountRequest:
     name: str | None = None
     """Where below /workspace/extra; None: as the path's last part."""
     write: bool = False
+    read_only_because: str = ""
+    """Why it will be read-only whatever the allow-list says; empty: the allow-list decides."""
     group: str | None = None
     """The agent group's folder name; None: a group that no root names."""
 
@@ -158,6 +160,7 @@ class Decision:
     request: MountRequest
     steps: tuple[Step, ...]
     mount: Mount | None = None
+    kind: Literal["folder", "file", "other"] = "other"
     chain: tuple[Identity, ...] = ()
     """What was decided on. Compare with what lies there when the container starts."""
 
@@ -188,7 +191,7 @@ def decide(request: MountRequest, allowlist: Allowlist | None, facts: Facts) -> 
             ]
     if root is None or not all(step.passed for step in steps):
         return Decision(request=request, steps=tuple(steps))
-    writable = root.write and request.write
+    writable = root.write and request.write and not request.read_only_because
     steps.append(Step("mode", True, _mode(request, root)))
     return Decision(
         request=request,
@@ -199,6 +202,7 @@ def decide(request: MountRequest, allowlist: Allowlist | None, facts: Facts) -> 
             writable=writable,
             mount_class=MountClass.EXTRA,
         ),
+        kind=facts.place.kind,
         chain=facts.place.chain,
     )
 
@@ -352,6 +356,8 @@ def _no_root(roots: Sequence[Root], places: Sequence[Place]) -> str:
 
 
 def _mode(request: MountRequest, root: Root) -> str:
+    if request.write and request.read_only_because:
+        return f"read-only: writing was asked for, but {request.read_only_because}"
     if request.write and root.write:
         return "read-write: asked for, and the root allows it"
     if request.write:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hermitcrab.logic.admittance import writable_places
 from hermitcrab.logic.hardening import PROFILES
+from hermitcrab.logic.mounts import EXTRA
 from hermitcrab.logic.spec_check import check
 from hermitcrab.model.container import ContainerSpec, Hardening, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
@@ -18,6 +20,7 @@ RUN = "/run/hermitcrab"
 RUNNER_SOURCE = "/app/src"
 PACKAGES = "/opt/hermitcrab/packages"
 INTERPRETER = "/opt/hermitcrab/python"
+TMPFS = ("/tmp", HOME)  # noqa: S108  # in the container
 
 _NAME_CHARACTERS_AT_MOST = 60
 
@@ -41,6 +44,10 @@ class Materials:
     state_overlays: Mapping[str, str] = field(default_factory=dict)
     """Host-written files on top of the state folder, by name."""
     global_memory: str | None = None
+    extra_points: str
+    """Host-written folder with a place for each additional mount, and nothing else."""
+    extra: tuple[Mount, ...] = ()
+    """Additional mounts, as the allow-list decided on them."""
     python: str
     """The interpreter's path in the container."""
 
@@ -71,6 +78,7 @@ def build_spec(
 
     Raises EngineError, as `spec_check` does, for what no engine may see.
     """
+    mounts = _mounts(materials)
     env = {
         "HOME": HOME,
         "USER": "agent",
@@ -87,6 +95,7 @@ def build_spec(
         "HERMITCRAB_GENERATION": str(generation),
         "HERMITCRAB_PROVIDER": provider,
         "HERMITCRAB_PACKAGES": PACKAGES,
+        "HERMITCRAB_WRITABLE": ":".join(writable_places(mounts, TMPFS)),
         **(extra_env or {}),
     }
     profile = PROFILES[hardening]
@@ -99,7 +108,8 @@ def build_spec(
         # -P and -S: neither the agent's folder nor site-packages is on the import path of pid 1.
         argv=(materials.python, "-P", "-S", "-m", "hermitcrab_runner"),
         env=env,
-        mounts=_mounts(materials),
+        mounts=mounts,
+        tmpfs=TMPFS,
         limits=profile.bounded(limits),
         uid=uid,
         gid=gid,
@@ -114,6 +124,8 @@ def _mounts(materials: Materials) -> tuple[Mount, ...]:
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
         Mount(source=materials.inbox, target="/workspace/inbox"),
+        Mount(source=materials.extra_points, target=EXTRA),
+        *materials.extra,
         Mount(source=materials.run, target=RUN, mount_class=MountClass.LINK),
         Mount(source=materials.group_folder, target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/agent/{name}") for name, path in sorted(materials.generated.items())),
