@@ -32,6 +32,7 @@ from hermitcrab.gateway.listener import Gateway
 from hermitcrab.gateway.route import Route
 from hermitcrab.gateway.vault import KeySource
 from hermitcrab.groups.creation import ensure_first_group
+from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.logic.liveness import AttentiveClock
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -172,7 +173,7 @@ async def open_host(
             mailboxes=mailboxes,
             engine=engine,
             desk=desk,
-            surveyor=GroupSurveyor(store, settings, package_cache=package_cache()),
+            surveyor=GroupSurveyor(store, settings, SkillShelf(home), package_cache=package_cache()),
             door=gateway,
             image=settings.containers.image or (None if is_bubblewrap else default_tag()),
             uid=uid,

@@ -16,6 +16,9 @@ import pytest
 
 from hermitcrab.containers.materials import MaterialsDesk, SessionFolders, session_folders
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
+from hermitcrab.groups.materials import group_documents
+from hermitcrab.groups.skills import SkillShelf
+from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import AgentGroupId, Generation, SessionId
 from hermitcrab.model.messages import Address
@@ -53,7 +56,8 @@ class Desk:
         self._desk = MaterialsDesk(self.home, uid=os.geteuid(), gid=os.getegid())
 
     def prepare(self) -> None:
-        self._desk.prepare(SESSION, GROUP, Generation(1), config={}, packages=None, host_interpreter=True)
+        documents = group_documents(SkillShelf(self.home), GROUP, ContainerConfig(), {})
+        self._desk.prepare(SESSION, GROUP, Generation(1), documents=documents, packages=None, host_interpreter=True)
 
     def folder(self, where: str) -> Path:
         folders: SessionFolders = session_folders(self.home, SESSION)

@@ -129,7 +129,7 @@ class TestNames:
             intruder.group = replace(intruder.group, name=shown)
             spec = await intruder.spec(RUNS)
             assert shown not in json.dumps([spec.argv, dict(spec.env), spec.labels], ensure_ascii=False)
-            generated = host.home.generated / intruder.group.id
+            (generated,) = (host.home.generated / intruder.group.id).iterdir()
             assert json.loads((generated / "container.json").read_text())["groupName"] == shown
             assert "--privileged" not in (generated / "CLAUDE.md").read_text()
             assert "/:/bin/sh" not in (generated / "passwd").read_text()

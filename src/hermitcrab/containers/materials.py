@@ -6,7 +6,6 @@ Folders that an agent writes are only ever touched through their descriptor, wit
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -16,13 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from hermitcrab.containers import runner_source
+from hermitcrab.containers.generated import publish
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import instructions
 from hermitcrab.logic.mounts import Decision
-from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, Materials
+from hermitcrab.logic.spec import INTERPRETER, PACKAGES, RUNNER_SOURCE, SKILLS, Materials
+from hermitcrab.model.documents import Document, text_document
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation
 from hermitcrab.model.sessions import Session
@@ -31,12 +31,13 @@ from hermitcrab.settings.home import Home
 _SHARED = "shared/CLAUDE.md"
 _EMPTY_FILE = "empty.md"
 _EMPTY_FOLDER = "empty"
+_SKILLS_FOLDER = "skills"
 
 _WORK_MOUNT_POINTS = ("agent", "extra", "inbox", "global")
 _WORK_FILES = ("CLAUDE.md",)
 _WORK_FOLDERS = (".claude",)
-_GROUP_FILES = ("container.json", "CLAUDE.md")
-_GROUP_FOLDERS = (".claude-fragments", ".claude")
+_GROUP_FILES = (instructions.CONFIG_FILE, instructions.ENTRY_FILE)
+_GROUP_FOLDERS = (instructions.FRAGMENTS_FOLDER, ".claude")
 _STATE_FILES = ("settings.json", "CLAUDE.md")
 _STATE_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills", "workflows")
 """What a harness would run or obey wherever it finds it, from its working folder up: empty and read-only, or the host's
@@ -108,12 +109,16 @@ class MaterialsDesk:
         group: AgentGroup,
         generation: Generation,
         *,
-        config: dict[str, Any],
+        documents: Mapping[str, Document],
         packages: Path | None,
         host_interpreter: bool,
         extra: Sequence[Decision] = (),
     ) -> Materials:
-        """Make everything for one generation of the session's container. Idempotent."""
+        """Make everything for one generation of the session's container. Idempotent.
+
+        `documents`: what the group's containers read, by path: the instructions with their fragments, the config, the
+        skills.
+        """
         folders = session_folders(self._home, session)
         group_folder = self._home.groups / group.folder
         for each in (folders.inbox, folders.logs, folders.run(generation)):
@@ -133,11 +138,12 @@ class MaterialsDesk:
             mount_point_folders=_GROUP_FOLDERS,
             first_files={instructions.MEMORY_FILE: ""},
         )
-        generated = self._generate(group, config)
+        generated = self._publish(group, documents)
         app, python = self._installation(host_interpreter=host_interpreter)
         if not host_interpreter:
             # An image knows nothing of our user; bubblewrap's own /etc is made with it.
             app["/etc/passwd"] = str(generated / "passwd")
+        app[SKILLS] = str(generated / _SKILLS_FOLDER)
         if packages is not None:
             app[PACKAGES] = str(packages.resolve(strict=True))
         global_memory = self._home.groups / "global"
@@ -157,7 +163,8 @@ class MaterialsDesk:
             state_overlays={
                 **dict.fromkeys(_STATE_FILES, nothing),
                 **dict.fromkeys(_STATE_FOLDERS, empty),
-                "settings.json": str(generated / "claude-settings.json"),
+                "settings.json": str(generated / instructions.SETTINGS_FILE),
+                "skills": str(generated / _SKILLS_FOLDER),
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
             extra_points=str(self._extra_points(folders.extra_points(generation), extra)),
@@ -200,16 +207,17 @@ class MaterialsDesk:
         app[INTERPRETER] = str(prefix)
         return app, f"{INTERPRETER}/{executable}"
 
-    def _generate(self, group: AgentGroup, config: dict[str, Any]) -> Path:
-        folder = self._home.generated / group.id
-        for name in (_EMPTY_FOLDER, *_GROUP_FOLDERS):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        _write(folder / _EMPTY_FILE, "")
-        _write(folder / "CLAUDE.md", instructions.claude_md())
-        _write(folder / "container.json", instructions.container_json(group, config))
-        _write(folder / "passwd", instructions.passwd(self._uid, self._gid))
-        _write(folder / "claude-settings.json", instructions.claude_settings())
-        return folder
+    def _publish(self, group: AgentGroup, documents: Mapping[str, Document]) -> Path:
+        return publish(
+            self._home.generated / group.id,
+            {
+                **documents,
+                _EMPTY_FILE: text_document(""),
+                "passwd": instructions.passwd(self._uid, self._gid),
+                instructions.SETTINGS_FILE: instructions.claude_settings(),
+            },
+            folders=(_EMPTY_FOLDER, _SKILLS_FOLDER, *_GROUP_FOLDERS),
+        )
 
     def _writable_folder(
         self,
@@ -268,23 +276,6 @@ def _must_be(kind: Callable[[int], bool], folder: int, name: str, path: Path) ->
             f"{path / name} is not what the host put there",
             hint="Something in the agent's folder stands where the host mounts its own; move it away.",
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a host-only file whole, so that no container ever sees half of it.
-
-    Unchanged content is left alone: a container has the file itself mounted, and goes on seeing what was replaced.
-    """
-    try:
-        if path.read_text() == text:
-            return
-    except FileNotFoundError:
-        pass
-    # A name of its own: several sessions of a group may start at once.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text)
-    temporary.chmod(0o644)
-    temporary.replace(path)
 
 
 @cache

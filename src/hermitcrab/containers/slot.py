@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 import structlog
@@ -17,6 +17,7 @@ from hermitcrab.logic.lifecycle import Life, Phase, Signal, step
 from hermitcrab.logic.mounts import Decision
 from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.container_config import ContainerConfig
+from hermitcrab.model.documents import Document
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
@@ -59,6 +60,11 @@ class Surveyor(Protocol):
     def provider_of(self, session: Session, config: ContainerConfig) -> str: ...
 
     async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings: ...
+
+    async def documents(
+        self, group: AgentGroup, config: ContainerConfig, told: Mapping[str, Any]
+    ) -> Mapping[str, Document]:
+        """What the group's containers read, by path. `told`: the surroundings' config."""
 
     async def packages(self, provider: str) -> Path | None:
         """The folder with the provider's Python packages, made if need be. None: it needs none.

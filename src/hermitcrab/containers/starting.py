@@ -119,6 +119,7 @@ class Starter:
         provider = self._surveyor.provider_of(slot.session, config)
         packages = await self._surveyor.packages(provider)
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
+        documents = await self._surveyor.documents(slot.group, config, around.config)
         with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
             await self._engine.ensure_image(self.image)
         slot.decisions = ()
@@ -131,7 +132,7 @@ class Starter:
                 slot.session,
                 slot.group,
                 generation,
-                config=around.config,
+                documents=documents,
                 packages=packages,
                 host_interpreter=self.image is None,
                 extra=slot.decisions,

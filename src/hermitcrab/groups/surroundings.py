@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from sqlite3 import Connection
+from typing import Any
 
 import structlog
+from anyio import to_thread
 
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.groups.materials import group_documents
+from hermitcrab.groups.skills import SkillShelf
+from hermitcrab.logic.mcp_servers import for_harness
 from hermitcrab.logic.precedence import provider_name
 from hermitcrab.model.container_config import ContainerConfig
+from hermitcrab.model.documents import Document
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
@@ -31,8 +38,8 @@ PROVIDERS_WITH_PACKAGES = frozenset({"claude"})
 class GroupSurveyor:
     """Implements `containers.runner.Surveyor` from the store and the settings."""
 
-    def __init__(self, store: Store, settings: Settings, *, package_cache: Path) -> None:
-        self._store, self._settings, self._package_cache = store, settings, package_cache
+    def __init__(self, store: Store, settings: Settings, shelf: SkillShelf, *, package_cache: Path) -> None:
+        self._store, self._settings, self._shelf, self._package_cache = store, settings, shelf, package_cache
 
     async def config(self, group: AgentGroup) -> ContainerConfig:
         return await self._store.read(lambda connection: container_configs.of(connection, group.id))
@@ -40,6 +47,11 @@ class GroupSurveyor:
     def provider_of(self, session: Session, config: ContainerConfig) -> str:
         """The runner gets what is decided here, and nothing else."""
         return provider_name(session.provider, config.provider, self._settings.agents.provider)
+
+    async def documents(
+        self, group: AgentGroup, config: ContainerConfig, told: Mapping[str, Any]
+    ) -> Mapping[str, Document]:
+        return await to_thread.run_sync(group_documents, self._shelf, group, config, told)
 
     async def packages(self, provider: str) -> Path | None:
         if provider not in PROVIDERS:
@@ -74,6 +86,7 @@ class GroupSurveyor:
                     "tool_timeout_s": agents.tool_timeout_s,
                     "tool_grace_s": agents.tool_grace_s,
                     "beat_s": self._settings.containers.silent_before_kill_s / BEATS_BEFORE_SILENT,
+                    "mcp_servers": for_harness(config.mcp_servers),
                 },
                 destinations=destinations.for_agent_group(connection, group.id),
                 home_address=Address(

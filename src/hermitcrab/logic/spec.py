@@ -18,6 +18,7 @@ from hermitcrab.model.sessions import Session
 HOME = "/home/agent"
 RUN = "/run/hermitcrab"
 RUNNER_SOURCE = "/app/src"
+SKILLS = "/app/skills"
 PACKAGES = "/opt/hermitcrab/packages"
 INTERPRETER = "/opt/hermitcrab/python"
 TMPFS = ("/tmp", HOME)  # noqa: S108  # in the container
