@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -155,7 +156,9 @@ async def open_host(
         install = await store.write(installation.get_or_create)
         engine = engine or open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
-        mailboxes = await stack.enter_async_context(Mailboxes(lambda session: session_folders(home, session).mailbox))
+        mailboxes = await stack.enter_async_context(
+            Mailboxes(lambda session: session_folders(home, session).mailbox, whole_for=_whole_for(settings))
+        )
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
         deliverer = Deliverer(store, mailboxes, channels, settings.delivery)
@@ -250,6 +253,11 @@ def _leaving_s(settings: Settings) -> float:
 
 def _is_terminal(address: Address, terminal: TerminalChannel, platform_id: str) -> bool:
     return address.channel_type == terminal.type and address.platform_id == platform_id
+
+
+def _whole_for(settings: Settings) -> timedelta | None:
+    days = settings.limits.whole_messages_days
+    return timedelta(days=days) if days else None
 
 
 def _runner_fault() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from hermitcrab_bench import adopt, storm, thaw, throughput
+from hermitcrab_bench import adopt, history, storm, thaw, throughput
 from hermitcrab_bench.lag import with_missed
 from hermitcrab_bench.throughput import fairness
 
@@ -51,6 +51,13 @@ async def test_throughput(need_engine: NeedEngine) -> None:
     assert found["messages_per_s"] > 0
     assert 0 < found["slowest_share"] <= 1
     assert 0 < found["fairness"] <= 1
+
+
+async def test_history(need_engine: NeedEngine) -> None:
+    need_engine("bubblewrap")
+    found = await history.run(past=200, messages=4)
+    assert (found["past"], found["messages"]) == (200, 4)
+    assert found["ratio"] == pytest.approx(found["with_history"]["p50_ms"] / found["without"]["p50_ms"], rel=0.1)
 
 
 def test_a_loop_that_stood_still_is_charged_for_the_samples_it_missed() -> None:

@@ -71,6 +71,16 @@ async def throughput(
     _show(await benchmark.run(engine=engine, sessions=sessions, messages=messages), json=json)
 
 
+async def history(
+    *, engine: Engine = "bubblewrap", past: int = 100_000, messages: int = 200, json: Json = False
+) -> None:
+    """Round trips in a session with many past messages, next to one with none."""
+    from hermitcrab_bench import history as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, past=past, messages=messages), json=json)
+
+
 def _configure_logs() -> None:
     from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415
 

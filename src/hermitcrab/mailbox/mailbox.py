@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from hermitcrab.errors import DiskFullError
-from hermitcrab.mailbox import copies, deliveries, inbound, outbound
+from hermitcrab.mailbox import compaction, copies, deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
 from hermitcrab.mailbox.outgoing import Outgoing
 from hermitcrab.model.groups import Destination
@@ -223,6 +223,13 @@ class Mailbox(Outgoing):
         else:
             with self._read_outbound():
                 yield from copies.lines(self._out)
+
+    def compact(self, before: datetime) -> int:
+        """Shrink a bounded number of finished messages older than that. How many were looked at; 0: it is done."""
+        with self._write_inbound(durable=False):
+            looked_at = compaction.compact(self._in, "messages_in", timestamp(before))
+        with self._write_outbound(durable=False):
+            return looked_at + compaction.compact(self._out, "messages_out", timestamp(before))
 
     def problems(self) -> list[str]:
         """What is wrong with the two databases, after a look at every page. Costs as much as they are long."""

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -61,8 +62,10 @@ class Mailboxes:
         *,
         open_at_most: int = OPEN_AT_MOST,
         quiet_before_close_s: float = QUIET_BEFORE_CLOSE_S,
+        whole_for: timedelta | None = None,
     ) -> None:
-        """`folder_of`: where a session's mailbox lies."""
+        """`folder_of`: where a session's mailbox lies. `whole_for`: older messages are compacted; None: none is."""
+        self._whole_for = whole_for
         self._folder_of = folder_of
         # A quarter of what this process may open: sockets and containers need descriptors too.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -169,7 +172,8 @@ class Mailboxes:
         try:
             with anyio.CancelScope(shield=True):
                 async with box.turn:
-                    await to_thread.run_sync(_shut, box, limiter=self._limiter)
+                    before = None if self._whole_for is None else datetime.now(UTC) - self._whole_for
+                    await to_thread.run_sync(_shut, box, before, limiter=self._limiter)
         finally:
             box.users -= 1
             if box.users == 0:
@@ -207,8 +211,14 @@ def _work(box: _Box, function: Callable[[Mailbox], T]) -> T:
             raise
 
 
-def _shut(box: _Box) -> None:
+def _shut(box: _Box, compact_before: datetime | None) -> None:
     with box.busy:
+        if box.mailbox is not None and compact_before is not None:
+            try:
+                box.mailbox.compact(compact_before)
+            except HermitcrabError as error:
+                # Old messages stay long for now; whatever is wrong is told to whoever uses the mailbox next.
+                log.warning("mailbox.not-compacted", path=str(box.path), text=error.message)
         _shut_quietly(box)
 
 

@@ -147,6 +147,9 @@ class LogSettings(_Section):
 class LimitSettings(_Section):
     message_bytes: int = Field(default=262_144, ge=1024, le=1_000_000)
     """The longest text of one message."""
+    whole_messages_days: int = Field(default=365, ge=0, le=36_500)
+    """How long messages are kept whole. Of older ones the first words stay, and all that replies, edits and reactions
+    need. 0: for ever."""
 
 
 class Settings(_Section):
