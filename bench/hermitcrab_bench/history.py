@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from hermitcrab.app import Host
 from hermitcrab.containers.materials import session_folders
-from hermitcrab.mailbox import copies
+from hermitcrab.mailbox import copies, deliveries
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address
@@ -86,12 +86,13 @@ def _inbound(address: Address, pairs: int) -> Iterator[bytes]:
 
 def _outbound(address: Address, pairs: int) -> Iterator[bytes]:
     where = {"channel_type": address.channel_type, "platform_id": address.platform_id}
+    lane = deliveries.lane_of(address)
     for number in range(1, pairs + 1):
         message = {"id": f"out-{number}", "seq": 2 * number + 1, "kind": "chat", "timestamp": _TIME}
         yield _line("messages_out", {**message, **where, "content": json.dumps({"text": f"answer {number}"})})
         yield _line("processing_ack", {"message_id": f"in-{number}", "status": "completed", "status_changed": _TIME})
         ledger = {"message_out_id": f"out-{number}", "seq": 2 * number + 1, "status": "delivered"}
-        yield _line("deliveries", {**ledger, "updated_at": _TIME})
+        yield _line("deliveries", {**ledger, "lane": lane, "queued_at": _TIME, "updated_at": _TIME})
 
 
 def _line(table: str, row: Mapping[str, object]) -> bytes:

@@ -79,5 +79,5 @@ def shrunk(content: str) -> str | None:
 _OPEN: dict[Table, str] = {
     "messages_in": "status NOT IN ('completed', 'failed')",
     "messages_out": "EXISTS (SELECT 1 FROM deliveries WHERE message_out_id = messages_out.id"
-    " AND deliveries.status IN ('queued', 'sending'))",
+    " AND deliveries.status IN ('scheduled', 'queued', 'sending'))",
 }

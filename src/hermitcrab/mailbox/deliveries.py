@@ -242,7 +242,7 @@ def interrupted(connection: Connection, sender: str) -> list[OutboundRow]:
 
 def unfinished_ids(connection: Connection) -> list[MessageId]:
     """What waits or is being sent, oldest first."""
-    query = "SELECT message_out_id FROM deliveries WHERE status IN ('queued', 'sending') ORDER BY seq"
+    query = "SELECT message_out_id FROM deliveries WHERE status IN ('scheduled', 'queued', 'sending') ORDER BY seq"
     return [MessageId(key) for (key,) in connection.execute(query)]
 
 
