@@ -28,6 +28,8 @@ class Containers(Protocol):
 
     async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool: ...
 
+    def request(self, session: Session) -> None: ...
+
     def interrupt(self, session_id: SessionId) -> bool: ...
 
     async def ask(
@@ -39,6 +41,14 @@ class Containers(Protocol):
     async def certificates(self, session: Session) -> list[dict[str, Any]]: ...
 
     def timings(self, session_id: SessionId) -> Mapping[str, float]: ...
+
+
+class Deliveries(Protocol):
+    """Who brings what was said to its channels."""
+
+    def notify(self, session: Session) -> None: ...
+
+    def under_way(self) -> Mapping[SessionId, list[str]]: ...
 
 
 class ControlledHost(Protocol):
@@ -65,6 +75,9 @@ class ControlledHost(Protocol):
 
     @property
     def archivist(self) -> Archivist: ...
+
+    @property
+    def deliverer(self) -> Deliveries: ...
 
     @property
     def terminal(self) -> TerminalChannel: ...

@@ -17,6 +17,7 @@ from hermitcrab.control.chat_methods import ChatMethods
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.group_methods import GroupMethods
 from hermitcrab.control.host import ControlledHost
+from hermitcrab.control.message_methods import MessageMethods
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit, Method
 from hermitcrab.control.session_methods import SessionMethods
@@ -30,6 +31,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
     own, groups, session, chat = HostMethods(host), GroupMethods(host), SessionMethods(host), ChatMethods(host)
     config = ConfigMethods(host)
     archive = ArchiveMethods(host)
+    messages = MessageMethods(host)
     return {
         "status": own.status,
         "doctor": own.doctor,
@@ -52,6 +54,10 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.delete": archive.delete,
         "sessions.check": archive.check,
         "session.ask": session.ask,
+        "messages.list": messages.list,
+        "messages.show": messages.show,
+        "messages.retry": messages.retry,
+        "delivery.doctor": messages.doctor,
         "logs": session.logs,
         "deaths": session.deaths,
         "chat.attach": chat.attach,
