@@ -45,6 +45,7 @@ COMMANDS = (
     Command("groups config set", "group_config:set_value", "Set one value of a group's config"),
     Command("groups config unset", "group_config:unset", "Put one value of a group's config back to its default"),
     Command("groups config import", "group_config:import_document", "Replace a group's whole config (- reads stdin)"),
+    Command("skills list", "skills:list_skills", "Skills that agents can have, and where they lie"),
     Command("sessions list", "sessions:list_sessions", "Sessions, newest first"),
     Command("sessions show", "sessions:show", "One session: container, messages, how earlier containers ended"),
     Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
@@ -79,6 +80,7 @@ COMMANDS = (
 FAMILIES = {
     "groups": "Agent groups",
     "groups config": "How an agent group's containers are to be",
+    "skills": "What agents can be taught",
     "sessions": "Conversations and their containers",
     "messages": "What became of each message",
     "delivery": "Messages on their way",

@@ -32,10 +32,13 @@ class SkillShelf:
         self._home = home
         self._shipped = Path(str(resources.files("hermitcrab.groups") / "shared/skills"))
 
-    def folders(self, group_folder: str) -> dict[str, Path]:
-        """The folder of each skill that the group can have, by name."""
+    def folders(self, group_folder: str | None) -> dict[str, Path]:
+        """The folder of each skill that the group can have, by name. None: that any group can have."""
+        places = [self._shipped, self._home.skills]
+        if group_folder is not None:
+            places.append(self._home.group_skills(group_folder))
         found: dict[str, Path] = {}
-        for place in (self._shipped, self._home.skills, self._home.group_skills(group_folder)):
+        for place in places:
             found.update(_skills_in(place))
         return found
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from hermitcrab.cli.main import build_app
+from hermitcrab.cli.skills import list_skills
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.server import serving
@@ -229,3 +230,25 @@ async def test_a_config_that_cannot_be_used_any_more_is_replaced_by_import(
         (tmp_path / "new.json").write_text("{}")
         await scene.crab("import", "main", str(tmp_path / "new.json"))
         assert await scene.config() == ContainerConfig()
+
+
+@pytest.mark.parametrize("group", [None, "main"])
+def test_skills_are_listed_with_the_place_where_they_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], group: str | None
+) -> None:
+    home = Home(tmp_path / "home")
+    skill(home.skills, "ours")
+    skill(home.group_skills("main"), "mine")
+    list_skills(group=group, json=True, home=home)
+    found = {each["skill"]: each for each in json.loads(capsys.readouterr().out)}
+    assert (found["ours"]["from"], found["ours"]["description"]) == ("installation", "For tests.")
+    assert found["memory"]["from"] == "shipped"
+    assert ("mine" in found) == (group == "main")
+    list_skills(group=group, home=home)
+    assert "For tests." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["../x", "-v", "a\0b", ""])
+def test_skills_of_no_group_are_not_looked_for(tmp_path: Path, group: str) -> None:
+    with pytest.raises(BadInputError):
+        list_skills(group=group, home=Home(tmp_path))
