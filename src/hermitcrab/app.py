@@ -16,6 +16,7 @@ import structlog
 
 from hermitcrab.channels.base import Channel
 from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers import machine
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.images import default_tag
@@ -184,7 +185,14 @@ async def open_host(
             runner_env=_runner_fault(),
             clock=clock,
         )
-        ender = Ender(home=home, store=store, mailboxes=mailboxes, engine=engine, desk=desk)
+        ender = Ender(
+            home=home,
+            store=store,
+            mailboxes=mailboxes,
+            engine=engine,
+            desk=desk,
+            machine_restarted=machine.was_restarted(home.machine_file),
+        )
         runner = ContainerRunner(
             home=home,
             settings=settings,
@@ -217,6 +225,7 @@ async def open_host(
         await archivist.open()
         reconciler = Reconciler(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
         reconciled = await reconciler.reconcile()
+        machine.remember(home.machine_file)
         tasks.start_soon(reconciler.run)
         for session in reconciled.delivering:
             deliverer.notify(session)

@@ -267,9 +267,11 @@ async def test_of_many_who_make_the_same_container_one_succeeds(bench: Bench) ->
     assert [each.name for each in await bench.engine.containers()] == [spec.name]
 
 
-async def test_a_flood_of_output_stays_within_its_limit_on_disk(bench: Bench) -> None:
+@pytest.mark.parametrize("files", [2, 4])
+async def test_a_flood_of_output_stays_within_its_limit_on_disk(bench: Bench, files: int) -> None:
     limit = 256 * 1024
-    spec = bench.spec("sh", "-c", "yes 0123456789 | head -c 4400000; echo last", limits=Limits(log_bytes=limit))
+    limits = Limits(log_bytes=limit, log_files=files)
+    spec = bench.spec("sh", "-c", "yes 0123456789 | head -c 4400000; echo last", limits=limits)
     await bench.run(spec)
     shown = await bench.api.request("GET", f"/containers/{spec.name}/json", doing="look")
     path = Path(shown.get("LogPath") or shown["HostConfig"]["LogConfig"]["Path"])

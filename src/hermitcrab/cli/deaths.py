@@ -15,6 +15,8 @@ async def deaths(
     session: Annotated[str | None, Parameter(help="Only of this session: its id, or a group's name.")] = None,
     /,
     *,
+    cause: Annotated[str | None, Parameter(help="Only ends of this cause, as in the table.")] = None,
+    since: Annotated[str | None, Parameter(help="Only ends since then: 30m, 2h or 7d ago, or a date.")] = None,
     limit: Annotated[int, Parameter(help="At most this many.")] = 20,
     logs: Annotated[bool, Parameter(negative="", help="With the last lines that each container wrote.")] = False,
     json: Json = False,
@@ -22,13 +24,15 @@ async def deaths(
 ) -> None:
     """How containers ended, newest first: of every session, or of one."""
     async with ControlClient.connect(home) as client:
-        found = [each async for each in client.stream("deaths", session=session, limit=limit, logs=logs)]
+        asked = client.stream("deaths", session=session, cause=cause, since=since, limit=limit, logs=logs)
+        found = [each async for each in asked]
     if json:
         print_json(found)
         return
+    nothing = "No container has ended like that." if cause or since else "No container has ended yet."
     columns = ("ENDED", "SESSION", "GENERATION", "CAUSE", "EXIT", "LASTED", "GIVEN BACK", "WHY")
     if not logs:
-        print_table(columns, map(_row, found), empty="No container has ended yet.")
+        print_table(columns, map(_row, found), empty=nothing)
         return
     for number, each in enumerate(found):
         if number:
@@ -38,7 +42,7 @@ async def deaths(
             # Written by an agent: nothing in it may steer the terminal.
             print(f"  | {plain(line)}")
     if not found:
-        print("No container has ended yet.")
+        print(nothing)
 
 
 def _row(death: dict[str, Any]) -> tuple[object, ...]:

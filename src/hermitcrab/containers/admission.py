@@ -53,7 +53,7 @@ class Admission:
             changed = self._changed
             idle = least_recently_active(each for each in self._slots if each.session.id not in self._entering)
             if idle is not None:
-                await self._stop(idle, "quiet")
+                await self._stop(idle, "evicted")
                 continue
             self._waiting += 1
             try:

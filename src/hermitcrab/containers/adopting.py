@@ -87,6 +87,7 @@ class Adopter:
             log.warning("adopt.refused", session=view.session, text=str(error))
             return False
         slot.wanted_end = slot.end_text = slot.farewell = None
+        slot.engine_was_away = False
         slot.offences = slot.stuck_tries = 0
         slot.take(Signal.ADOPTED, view.generation)
         slot.started_at = slot.active_at = anyio.current_time()
@@ -111,7 +112,7 @@ class Adopter:
                     slot.hello.set()
                 slot.exchange.pulse.thawed()
                 slot.active_at = anyio.current_time()
-                slot.text = ""
+                slot.text, slot.engine_was_away = "", False
                 resumed = slot.take(Signal.ADOPTED, generation)
         if resumed:
             self._background.spawn(self._await_adopted, slot)

@@ -32,7 +32,7 @@ class Certificate:
     session: SessionId
     generation: Generation
     cause: str
-    """quiet, stopped, drained, exited, out-of-memory, hung, broke-contract, start-failed, vanished."""
+    """One of `logic.ending.Cause`."""
     text: str
     """One sentence for people."""
     ended_at: str

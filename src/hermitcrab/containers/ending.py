@@ -14,7 +14,7 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
 from hermitcrab.containers.slot import Slot
 from hermitcrab.errors import EngineError, HermitcrabError
-from hermitcrab.logic.ending import HEALTHY_AFTER_S, TRIES_AT_MOST, Ending, explain
+from hermitcrab.logic.ending import HEALTHY_AFTER_S, TRIES_AT_MOST, Cause, Circumstances, Ending, explain
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerStatus, ContainerView, ExitRecord
 from hermitcrab.model.ids import Generation, MessageId, new_id
@@ -29,7 +29,18 @@ log = structlog.get_logger(__name__)
 
 
 class Ender:
-    def __init__(self, *, home: Home, store: Store, mailboxes: Mailboxes, engine: Engine, desk: MaterialsDesk) -> None:
+    def __init__(
+        self,
+        *,
+        home: Home,
+        store: Store,
+        mailboxes: Mailboxes,
+        engine: Engine,
+        desk: MaterialsDesk,
+        machine_restarted: bool = False,
+    ) -> None:
+        """`machine_restarted`: since the last host on this home."""
+        self._unattended = Circumstances(machine_restarted=machine_restarted, host_was_away=True)
         self._home, self._store, self._mailboxes = home, store, mailboxes
         self._engine, self._desk = engine, desk
 
@@ -136,12 +147,12 @@ class Ender:
         session = await self._store.read(lambda connection: sessions.by_id(connection, view.session))
         if session is None:
             return
-        running = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
-        ending = (
-            Ending("stopped", "An earlier host left it in a state that this one could not take over.")
-            if running
-            else explain(view.exit, wanted=None, farewell=None)
-        )
+        wanted = {
+            ContainerStatus.RUNNING: Cause.REPLACED,
+            ContainerStatus.FROZEN: Cause.REPLACED,
+            ContainerStatus.CREATED: Cause.HOST_DIED,
+        }
+        ending = explain(view.exit, wanted=wanted.get(view.status), farewell=None, around=self._unattended)
         certificate = Certificate(
             session=view.session,
             generation=view.generation,
@@ -150,6 +161,25 @@ class Ender:
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
             exit_code=view.exit.exit_code if view.exit else None,
             log=await self._last_lines(view.name),
+        )
+        await self._keep(session, certificate)
+
+    async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
+        """The engine has nothing of the session's last generation, and no host attends it: that was an end, too."""
+        if session.generation == 0:
+            return
+        path = session_folders(self._home, session).certificates
+        known = await to_thread.run_sync(certificates.read, path)
+        if session.generation in {each.get("generation") for each in known}:
+            return
+        ending = explain(None, wanted=None, farewell=None, around=self._unattended)
+        certificate = Certificate(
+            session=session.id,
+            generation=session.generation,
+            cause=ending.cause,
+            text=ending.text,
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            rows_returned=rows_returned,
         )
         await self._keep(session, certificate)
 

@@ -42,6 +42,8 @@ class Follower:
                                 self._check_soon(name)
             except (HermitcrabError, OSError) as error:
                 log.warning("engine.events-lost", engine=self._engine.name, text=str(error))
+                for slot in self._slots:
+                    slot.engine_was_away = True
             if not started:
                 started = True
                 task_status.started()

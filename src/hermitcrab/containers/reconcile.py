@@ -132,7 +132,8 @@ class Reconciler:
                 if not self._runner.attends(session.id) and not result.engine_unknown:
                     # No container of any older generation is left: what it had claimed is free again.
                     older = Generation(session.generation + 1)
-                    await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
+                    freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
+                    await self._runner.certify_missing(session, rows_returned=len(freed))
                 counts = await self._mailboxes.run(session, Mailbox.counts)
                 if counts.undelivered:
                     result.delivering.append(session)

@@ -77,7 +77,7 @@ class ContainerRunner:
         """`clock`: by which it is judged whether runners live; the same that the starter has."""
         self._clock = clock
         self._home, self._settings, self._installation = home, settings, installation
-        self._mailboxes, self._engine = mailboxes, engine
+        self._mailboxes, self._engine, self._ender = mailboxes, engine, ender
         self._unrealized: tuple[str, ...] = ()
         self._background = background = Background()
         self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes)
@@ -228,7 +228,7 @@ class ContainerRunner:
         """Start nothing any more, and end what runs unless it is to be kept."""
         self._background.begin_closing()
         if not keep_containers:
-            await self.stop_all()
+            await self.stop_all("host-left")
 
     async def ask(
         self, session_id: SessionId, subject: str, arguments: dict[str, Any], *, timeout_s: float
@@ -285,6 +285,10 @@ class ContainerRunner:
             await self._adopter.find_again(slot)
         elif slot is not None:
             await self._stopper.look_again(slot)
+
+    async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
+        """Certify the end of the session's last generation, unless that was done: nothing is left of it."""
+        await self._ender.certify_missing(session, rows_returned=rows_returned)
 
     def live(self) -> dict[str, Session]:
         """Sessions by the name of the container that they should have."""

@@ -123,6 +123,8 @@ class Slot:
     end_text: str | None = None
     """What its certificate is to say, where that is known better than from the cause."""
     farewell: str | None = None
+    engine_was_away: bool = False
+    """The engine could not be asked, or was not heard, since it last said that this container runs."""
     failures: int = 0
     """Starts and ends in a row that nobody wanted."""
     stuck_tries: int = 0

@@ -73,12 +73,14 @@ class Starter:
             raise EngineError(Failure.UNKNOWN, f"session {slot.session.id} cannot start while {slot.life.phase}")
         slot.hello, slot.ended = anyio.Event(), anyio.Event()
         slot.wanted_end = slot.end_text = slot.farewell = slot.refusal = None
+        slot.engine_was_away = False
         slot.offences = slot.stuck_tries = 0
         slot.timings = {}
         slot.take(Signal.PREPARE)
         spec = await self.prepare(slot, generation)
+        _clock(slot, "materials", began)
         await self._mailboxes.run(slot.session, lambda mailbox: mailbox.release_claims(generation))
-        await self.open_sockets(slot, generation, outward)
+        await self.open_sockets(slot, generation, outward, began=began)
         _clock(slot, "prepared", began)
         faults.point("wake.prepared")
         with Deadline(deadlines.create_deadline_s, "create", slot.name):
@@ -148,7 +150,13 @@ class Starter:
             materials=materials,
             limits=limits(
                 config.limits,
-                Limits(memory_bytes=containers.memory_mb * 1024 * 1024, pids=containers.pids, cpus=containers.cpus),
+                Limits(
+                    memory_bytes=containers.memory_mb * 1024 * 1024,
+                    pids=containers.pids,
+                    cpus=containers.cpus,
+                    log_bytes=containers.log_bytes,
+                    log_files=containers.log_files,
+                ),
             ),
             hardening=config.hardening,
             uid=self.uid,
@@ -158,7 +166,9 @@ class Starter:
         )
         return slot.spec
 
-    async def open_sockets(self, slot: Slot, generation: Generation, outward: Outward) -> None:
+    async def open_sockets(
+        self, slot: Slot, generation: Generation, outward: Outward, *, began: float | None = None
+    ) -> None:
         """Open the session's sockets for one generation."""
         await slot.close_resources()
         folder = session_folders(self._home, slot.session).run(generation)
@@ -173,6 +183,8 @@ class Starter:
         stack = AsyncExitStack()
         async with AsyncExitStack() as building:
             await building.enter_async_context(listening(folder, exchange))
+            if began is not None:
+                _clock(slot, "sockets", began)
             await self._door.open(slot.session.id, generation, folder)
             building.push_async_callback(self._door.revoke, slot.session.id, generation)
             stack = building.pop_all()

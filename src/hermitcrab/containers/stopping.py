@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import anyio
 import structlog
@@ -23,7 +22,7 @@ from hermitcrab.containers.slots import Slots
 from hermitcrab.containers.watch import is_idle
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.logic import retry
-from hermitcrab.logic.ending import Ending, explain
+from hermitcrab.logic.ending import Circumstances, Ending, explain
 from hermitcrab.logic.lifecycle import LIVE, Life, Phase, Signal
 from hermitcrab.model.container import ContainerStatus, ContainerView
 from hermitcrab.model.ids import Generation
@@ -155,14 +154,19 @@ class Stopper:
                 return None
             view = await self._inspect(slot)
             if not _has_ended(view, slot, generation):
+                slot.engine_was_away = False
                 return None
             # From here on it is no live container, even if its end cannot be drawn up at once.
             if slot.life.phase is not Phase.STOPPING:
                 slot.take(Signal.STOP, generation)
             record = view.exit if view is not None and view.generation == generation else None
-            ending = explain(record, wanted=slot.wanted_end, farewell=slot.farewell)
-            if slot.end_text is not None:
-                ending = replace(ending, text=slot.end_text)
+            ending = explain(
+                record,
+                wanted=slot.wanted_end,
+                farewell=slot.farewell,
+                note=slot.end_text,
+                around=Circumstances(engine_was_away=slot.engine_was_away),
+            )
             with Deadline(CLEARED_WITHIN_S, "removal", slot.name):
                 await self._ender.bury(slot, ending, record)
             slot.take(Signal.ENDED, generation)
@@ -186,6 +190,7 @@ class Stopper:
 
     def lost(self, slot: Slot, generation: Generation, text: str) -> None:
         """The engine cannot be asked about it: neither alive nor dead (law 1)."""
+        slot.engine_was_away = True
         connected = slot.exchange is not None and slot.exchange.connected
         if slot.life.phase in {Phase.READY, Phase.FROZEN} and connected:
             return  # Its open link says that it lives.

@@ -5,6 +5,8 @@ Concurrent wakes join one attempt. `starting.py` makes one start, stage by stage
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import structlog
 
@@ -27,8 +29,9 @@ from hermitcrab.errors import (
     StoreDamagedError,
     StoreTooNewError,
 )
-from hermitcrab.logic.ending import Ending, explain
+from hermitcrab.logic.ending import Ending, explain, failed_start
 from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Life, Phase, Signal
+from hermitcrab.model.container import ExitRecord
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
@@ -131,7 +134,7 @@ class Waker:
             await self._reread(slot)
         else:
             ending = explain(None, wanted=slot.wanted_end or "stopped", farewell=None)
-            if await self._clear_away(slot, ending):
+            if await self._clear_away(slot, lambda _record: ending):
                 slot.take(Signal.CALLED_OFF)
         return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="it was called off")
 
@@ -150,7 +153,8 @@ class Waker:
             if not may_retry:
                 slot.take(Signal.REFUSED)
         else:
-            known = await self._clear_away(slot, Ending("start-failed", f"It did not come up: {text}"))
+            stages = set(slot.timings)
+            known = await self._clear_away(slot, lambda record: failed_start(stages, text, record))
             if known:
                 slot.take(Signal.START_FAILED if may_retry else Signal.REFUSED, generation)
             else:
@@ -169,15 +173,19 @@ class Waker:
             log.warning("session.not-read", session=slot.session.id, text=error.message)
         slot.life = Life(Phase.ABSENT, max(slot.session.generation, slot.life.generation))
 
-    async def _clear_away(self, slot: Slot, ending: Ending) -> bool:
-        """False: the engine cannot be asked what is left of it; `recovery.py` clears it away once there is an answer.
+    async def _clear_away(self, slot: Slot, explained: Callable[[ExitRecord | None], Ending]) -> bool:
+        """Draw up the end of what did not come up; `explained` gets the engine's word of how it ended, if it did.
+
+        False: the engine cannot be asked what is left of it; `recovery.py` clears it away once there is an answer.
 
         Anything else that is left, as when a foreign container has the name, the next attempt meets.
         """
         with anyio.CancelScope(shield=True):
+            ending = explained(None)
             try:
                 with Deadline(CLEARED_WITHIN_S, "removal", slot.name):
                     record = await self._ender.exit_of(slot)
+                    ending = explained(record)
                     await self._ender.bury(slot, ending, record)
             except (HermitcrabError, OSError) as left:
                 if isinstance(left, EngineError) and left.failure is Failure.RUNTIME_UNAVAILABLE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import anyio
 from anyio import to_thread
@@ -14,6 +15,9 @@ from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named, session_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
+from hermitcrab.errors import BadInputError
+from hermitcrab.logic.ending import Cause
+from hermitcrab.logic.moment import parse_moment
 from hermitcrab.logic.tail import new_lines
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import Generation, SessionId
@@ -110,15 +114,23 @@ class SessionMethods:
         Events, as a thousand ends with their last lines would be too much for one answer.
         """
         name, logs = params.optional_text("session"), params.flag("logs")
+        cause, since = _cause(params.optional_text("cause")), _since(params.optional_text("since"))
         limit = params.integer("limit", default=20, least=1, most=deaths.KEPT)
         params.done()
         if name:
             session = await session_named(self._host, name)
-            found = list((await self._certificates(session)).values())[-limit:][::-1]
+            certified = (await self._certificates(session)).values()
+            found = [
+                each
+                for each in certified
+                if cause in {None, each["cause"]} and (since is None or each["ended_at"] >= since)
+            ][-limit:][::-1]
             for each in found:
                 await emit(each if logs else {field: value for field, value in each.items() if field != "log"})
             return {}
-        newest = await self._host.store.read(lambda connection: deaths.newest(connection, limit=limit))
+        newest = await self._host.store.read(
+            lambda connection: deaths.newest(connection, limit=limit, cause=cause, since=since)
+        )
         whole = await self._certificates_of({death.session for death in newest}) if logs else {}
         for death in newest:
             log = {"log": whole.get((death.session, death.generation), {}).get("log", [])} if logs else {}
@@ -143,3 +155,14 @@ class SessionMethods:
         for each in written:
             found.setdefault(each["generation"], each)
         return found
+
+
+def _cause(name: str | None) -> str | None:
+    if name is not None and name not in set(Cause):
+        raise BadInputError(f"No container ends by {name[:40]!r}.", hint=f"Causes: {', '.join(Cause)}.")
+    return name
+
+
+def _since(text: str | None) -> str | None:
+    """As certificates tell moments, so that texts compare."""
+    return None if text is None else parse_moment(text, datetime.now(UTC)).isoformat(timespec="seconds")

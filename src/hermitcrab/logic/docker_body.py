@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hermitcrab.logic.hardening import PROFILES, Profile
 from hermitcrab.logic.spec_check import check
-from hermitcrab.model.container import ContainerSpec, Mount
+from hermitcrab.model.container import ContainerSpec, Limits, Mount
 
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]{0,255}", re.ASCII)
 """Names of images, with registry, tag or digest. `..` must be looked for apart."""
@@ -57,7 +57,7 @@ def create_body(
         "Devices": [],
         "Init": False,  # the runner is process 1 and does its duties
         "IpcMode": "private",
-        "LogConfig": _log_config(limits.log_bytes, dialect),
+        "LogConfig": _log_config(limits, dialect),
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,  # equal: no swap on top
         "Mounts": [_bind(mount) for mount in in_mount_order(spec.mounts)],
@@ -162,8 +162,9 @@ def _ulimits(spec: ContainerSpec, dialect: Dialect) -> list[dict[str, Any]]:
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in values.items()]
 
 
-def _log_config(log_bytes: int, dialect: Dialect) -> dict[str, Any]:
+def _log_config(limits: Limits, dialect: Dialect) -> dict[str, Any]:
     if dialect.engine == "podman":
-        return {"Type": "k8s-file", "Config": {"max-size": str(log_bytes)}}
-    # Two files: with one, Docker throws the whole log away whenever it is full.
-    return {"Type": "json-file", "Config": {"max-size": str(max(log_bytes // 2, 1)), "max-file": "2"}}
+        return {"Type": "k8s-file", "Config": {"max-size": str(limits.log_bytes)}}
+    # With one file, Docker throws the whole log away whenever it is full.
+    size = max(limits.log_bytes // limits.log_files, 1)
+    return {"Type": "json-file", "Config": {"max-size": str(size), "max-file": str(limits.log_files)}}

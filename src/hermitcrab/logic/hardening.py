@@ -7,7 +7,7 @@ superuser, a system-call filter, and limits on everything. The engines, `crab do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from hermitcrab.model.container import Hardening, Limits
@@ -29,8 +29,8 @@ class Profile:
 
     def bounded(self, limits: Limits) -> Limits:
         """These limits, none of them above the profile's own."""
-        return Limits(
-            memory_bytes=limits.memory_bytes,
+        return replace(
+            limits,
             pids=int(min(limits.pids, self.limits_at_most.get("pids", limits.pids))),
             cpus=float(min(limits.cpus, self.limits_at_most.get("cpus", limits.cpus))),
             open_files=int(min(limits.open_files, self.limits_at_most.get("open_files", limits.open_files))),

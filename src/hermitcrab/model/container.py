@@ -55,6 +55,9 @@ class Limits:
     open_files: int = 4096
     tmp_bytes: int = 256 * 1024 * 1024
     log_bytes: int = 4 * 1024 * 1024
+    """In all files together."""
+    log_files: int = 2
+    """Docker's log goes round in so many files. Podman and bubblewrap keep one, of the same size in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

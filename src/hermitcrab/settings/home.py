@@ -72,6 +72,11 @@ class Home:
         return self.path / "hermitcrab.lock"
 
     @property
+    def machine_file(self) -> Path:
+        """Which run of the machine the last host was on."""
+        return self.path / "machine"
+
+    @property
     def run(self) -> Path:
         """Sockets of the host itself. Bind and connect through `settings.sockets`: the path may be long."""
         return self.path / "run"

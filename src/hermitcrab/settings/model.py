@@ -90,6 +90,10 @@ class ContainerSettings(_Section):
     memory_mb: int = Field(default=1024, ge=64, le=1_048_576)
     pids: int = Field(default=256, ge=16, le=65_536)
     cpus: float = Field(default=1.0, gt=0, le=1024, allow_inf_nan=False)
+    log_bytes: int = Field(default=4_194_304, ge=65_536, le=1_073_741_824)
+    """What is kept of one container's output, in all its files together."""
+    log_files: int = Field(default=2, ge=1, le=20)
+    """Into how many files Docker cuts that; Podman and bubblewrap keep one."""
     max_running: int = Field(default=64, ge=1, le=10_000)
     concurrent_starts: int = Field(default=4, ge=1, le=256)
     create_deadline_s: Deadline = 60.0

@@ -51,12 +51,13 @@ def is_noted(connection: Connection, session: SessionId, generation: Generation)
     return connection.execute(query, (session, generation)).fetchone() is not None
 
 
-def newest(connection: Connection, *, limit: int) -> list[Death]:
-    """Newest first."""
+def newest(connection: Connection, *, limit: int, cause: str | None = None, since: str | None = None) -> list[Death]:
+    """Newest first; only those of that cause, and that ended at `since` (as UTC, like they are kept) or later."""
     rows = connection.execute(
         "SELECT session_id, generation, cause, text, ended_at, duration_s, exit_code, rows_returned"
-        " FROM deaths ORDER BY number DESC LIMIT ?",
-        (limit,),
+        " FROM deaths WHERE (?1 IS NULL OR cause = ?1) AND (?2 IS NULL OR ended_at >= ?2)"
+        " ORDER BY number DESC LIMIT ?3",
+        (cause, since, limit),
     )
     return [
         Death(

@@ -38,6 +38,8 @@ async def host(path: Path, *found: dict[str, Any]) -> AsyncIterator[tuple[Home, 
         asked.append(
             {
                 "session": params.optional_text("session"),
+                "cause": params.optional_text("cause"),
+                "since": params.optional_text("since"),
                 "limit": params.integer("limit", default=0, least=0, most=9999),
                 "logs": params.flag("logs"),
             }
@@ -58,14 +60,14 @@ async def test_each_death_is_a_line_with_cause_and_figures(tmp_path: Path, capsy
     assert heading.split()[:4] == ["ENDED", "SESSION", "GENERATION", "CAUSE"]
     assert line.split()[:8] == ["2026-01-01T00:00:00+00:00", "s1", "2", "out-of-memory", "137", "12.3", "s", "1"]
     assert line.endswith("It used more memory than it may.")
-    assert asked == [{"session": None, "limit": 20, "logs": False}]
+    assert asked == [{"session": None, "cause": None, "since": None, "limit": 20, "logs": False}]
 
 
 async def test_json_is_the_list_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with host(tmp_path, DEATH) as (home, asked):
-        await deaths("s1", limit=3, json=True, home=home)
+        await deaths("s1", cause="hung", since="2h", limit=3, json=True, home=home)
     assert json.loads(capsys.readouterr().out) == [DEATH]
-    assert asked == [{"session": "s1", "limit": 3, "logs": False}]
+    assert asked == [{"session": "s1", "cause": "hung", "since": "2h", "limit": 3, "logs": False}]
 
 
 async def test_log_lines_follow_their_death_and_cannot_steer_the_terminal(

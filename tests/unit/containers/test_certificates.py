@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hermitcrab.containers import certificates
@@ -39,3 +40,13 @@ async def test_a_certificate_is_kept_even_when_the_index_cannot_be_written(tmp_p
         await store.write(lambda connection: connection.execute("DROP TABLE deaths"))
         await certificates.keep(store, path, CERTIFICATE)
     assert [each["generation"] for each in certificates.read(path)] == [3]
+
+
+def test_a_session_that_ends_for_ever_keeps_its_newest_certificates_in_a_bounded_file(tmp_path: Path) -> None:
+    path = tmp_path / "certificates.jsonl"
+    noisy = replace(CERTIFICATE, log=["x" * 10_000] * 100)
+    for generation in range(1, 200):
+        certificates.write(path, replace(noisy, generation=Generation(generation)))
+    assert path.stat().st_size < 2 * 1024 * 1024
+    assert [each["generation"] for each in certificates.read(path, last=3)] == [197, 198, 199]
+    assert list(tmp_path.iterdir()) == [path]

@@ -116,6 +116,23 @@ async def test_an_end_whose_session_is_unknown_is_still_listed(tmp_path: Path) -
         assert [each["log"] for each in await scene.deaths(logs=True)] == [[]]
 
 
+async def test_they_can_be_asked_for_by_cause_and_time(tmp_path: Path) -> None:
+    async with on_stage(tmp_path) as scene:
+        ann, bob = await scene.session("ann"), await scene.session("bob")
+        await scene.die(ann, 1, "hung")
+        await scene.die(ann, 2)
+        await scene.die(bob, 1, "hung")
+        assert [each["session"] for each in await scene.deaths(cause="hung")] == [bob.id, ann.id]
+        assert [each["generation"] for each in await scene.deaths(session="ann", cause="hung")] == [1]
+        for session in (None, "ann"):
+            assert await scene.deaths(session=session, since="2026-01-01T00:00:01+00:00") == []
+            assert len(await scene.deaths(session=session, since="2026-01-01", cause="exited")) == 1
+        with pytest.raises(BadInputError, match="sadness"):
+            await scene.deaths(cause="sadness")
+        with pytest.raises(BadInputError, match="no moment"):
+            await scene.deaths(since="yesterday\0")
+
+
 async def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     async with on_stage(tmp_path) as scene:
         with pytest.raises(NotFoundError, match="nobody"):

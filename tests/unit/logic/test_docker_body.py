@@ -85,7 +85,9 @@ def test_limits_are_kept_by_the_engine() -> None:
 
 def test_logs_are_bounded_and_never_lost_whole() -> None:
     assert body()["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "500", "max-file": "2"}}
-    assert body(dialect=PODMAN)["HostConfig"]["LogConfig"]["Type"] == "k8s-file"
+    assert body(dialect=PODMAN)["HostConfig"]["LogConfig"] == {"Type": "k8s-file", "Config": {"max-size": "1000"}}
+    three = replace(SPEC, limits=replace(SPEC.limits, log_files=3))
+    assert body(three)["HostConfig"]["LogConfig"]["Config"] == {"max-size": "333", "max-file": "3"}
 
 
 def test_folders_in_memory_belong_to_the_user() -> None:

@@ -1,0 +1,241 @@
+"""Each way in which an end can come leaves one certificate with its own cause, on a simulated host in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermitcrab.containers import machine
+from hermitcrab.errors import EngineError, Failure
+from hermitcrab.gateway.listener import Gateway
+from hermitcrab.model.container import ContainerStatus
+from hermitcrab.testing import virtual_time
+from hermitcrab.testing.fake_engine import FakeContainer
+from hermitcrab.testing.simulation import Simulation
+
+Scenario = Callable[[Simulation], Awaitable[None]]
+
+
+def play(folder: Path, scenario: Scenario, **containers: Any) -> list[dict[str, Any]]:
+    """The certificates of `chat` after the scenario, without its first: oldest first."""
+    found: list[dict[str, Any]] = []
+
+    async def whole() -> None:
+        simulation = Simulation(folder, **containers)
+        await simulation.start()
+        await simulation.add_session("chat")
+        await scenario(simulation)
+        session = await simulation.session(simulation.chats["chat"][1])
+        found.extend(await simulation.host.runner.certificates(session))
+        await simulation.stop()
+
+    virtual_time.run(whole)
+    generations = [each["generation"] for each in found]
+    assert len(set(generations)) == len(generations), "a generation ends once"
+    assert all(each["text"].endswith(".") for each in found)
+    return found[1:]
+
+
+async def live(simulation: Simulation) -> FakeContainer:
+    await simulation.say("chat")
+    await simulation.answered()
+    await simulation.until_phase("chat", "ready")
+    container = simulation.container("chat")
+    assert container is not None
+    return container
+
+
+def ended_by(code: int, *, oom_killed: bool = False) -> Scenario:
+    async def scenario(simulation: Simulation) -> None:
+        container = await live(simulation)
+        assert container.process is not None
+        container.process.write("last words")
+        container.process.exit(code, oom_killed=oom_killed)
+        await simulation.until_phase("chat", "absent")
+
+    return scenario
+
+
+async def stopped_by_a_person(simulation: Simulation) -> None:
+    await live(simulation)
+    await simulation.host.runner.kill(simulation.chats["chat"][1])
+
+
+async def quiet(simulation: Simulation) -> None:
+    await live(simulation)
+    await simulation.until_phase("chat", "absent", within_s=5000)
+
+
+async def evicted(simulation: Simulation) -> None:
+    await live(simulation)
+    await simulation.add_session("other")
+    await simulation.until_phase("chat", "absent")
+
+
+async def removed_behind_our_back(simulation: Simulation) -> None:
+    container = await live(simulation)
+    del simulation.machine.containers[container.spec.name]
+    await simulation.until_phase("chat", "absent")
+
+
+async def hung(simulation: Simulation) -> None:
+    await live(simulation)
+    simulation.script.beats = False
+    await simulation.until_phase("chat", "absent")
+    simulation.script.beats = True
+
+
+async def made_differently_by_the_next_host(simulation: Simulation) -> None:
+    container = await live(simulation)
+    await simulation.crash()
+    object.__setattr__(container.spec, "workdir", "/elsewhere")
+    await simulation.start()
+    await simulation.until_phase("chat", "absent")
+
+
+async def made_and_never_started(simulation: Simulation) -> None:
+    container = await live(simulation)
+    await simulation.crash()
+    container.status, container.process = ContainerStatus.CREATED, None
+    await simulation.start()
+    await simulation.until_phase("chat", "absent")
+
+
+async def engine_gone(simulation: Simulation) -> None:
+    container = await live(simulation)
+    simulation.engine.faults.unavailable = True
+    assert container.process is not None
+    container.process.exit(137)
+    await simulation.until_phase("chat", "unknown")
+    simulation.engine.faults.unavailable = False
+    await simulation.until_phase("chat", "absent")
+
+
+async def host_left(simulation: Simulation) -> None:
+    await live(simulation)
+    await simulation.stop()
+    await simulation.start()
+
+
+async def ended_without_a_host(simulation: Simulation) -> None:
+    container = await live(simulation)
+    await simulation.crash()
+    assert container.process is not None
+    container.process.exit(75)
+    await simulation.start()
+    await simulation.until_phase("chat", "absent")
+
+
+async def gone_without_a_host(simulation: Simulation) -> None:
+    container = await live(simulation)
+    await simulation.crash()
+    del simulation.machine.containers[container.spec.name]
+    await simulation.start()
+
+
+async def machine_restarted(simulation: Simulation) -> None:
+    container = await live(simulation)
+    await simulation.crash()
+    assert container.process is not None
+    container.process.exit(255)
+    simulation.home.machine_file.write_text("another run of it")
+    await simulation.start()
+    await simulation.until_phase("chat", "absent")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "cause", "code"),
+    [
+        pytest.param(ended_by(3), "exited", 3, id="exit-code"),
+        pytest.param(ended_by(139), "signalled", 139, id="signal"),
+        pytest.param(ended_by(137, oom_killed=True), "out-of-memory", 137, id="out-of-memory"),
+        pytest.param(ended_by(0), "drained", 0, id="drained"),
+        pytest.param(ended_by(77), "misconfigured", 77, id="misconfigured"),
+        pytest.param(stopped_by_a_person, "stopped", 0, id="stopped"),
+        pytest.param(quiet, "quiet", 0, id="quiet"),
+        pytest.param(evicted, "evicted", 0, id="evicted"),
+        pytest.param(hung, "hung", 0, id="hung"),
+        pytest.param(made_differently_by_the_next_host, "replaced", None, id="replaced"),
+        pytest.param(made_and_never_started, "host-died", None, id="never-started"),
+        pytest.param(removed_behind_our_back, "vanished", None, id="vanished"),
+        pytest.param(engine_gone, "engine-gone", 137, id="engine-gone"),
+        pytest.param(host_left, "host-left", 0, id="host-left"),
+        pytest.param(ended_without_a_host, "orphaned", 75, id="orphaned"),
+        pytest.param(gone_without_a_host, "host-died", None, id="host-died"),
+        pytest.param(machine_restarted, "machine-restarted", 255, id="machine-restarted"),
+    ],
+)
+def test_an_end_has_its_cause(tmp_path: Path, scenario: Scenario, cause: str, code: int | None) -> None:
+    (certificate,) = play(tmp_path, scenario, max_running=1 if scenario is evicted else 10)
+    assert (certificate["cause"], certificate["exit_code"]) == (cause, code)
+
+
+def test_the_last_words_are_kept(tmp_path: Path) -> None:
+    (certificate,) = play(tmp_path, ended_by(3))
+    assert certificate["log"][-1] == "last words"
+
+
+def test_a_lifetime_that_is_over_is_an_end_of_its_own(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        await live(simulation)
+        await simulation.until_phase("chat", "absent", within_s=5000)
+
+    (certificate,) = play(tmp_path, scenario, lifetime_s=600, quiet_before_stop_s=86_400, quiet_before_freeze_s=86_400)
+    assert certificate["cause"] == "expired"
+    assert 590 < certificate["duration_s"] < 630
+
+
+@pytest.mark.parametrize("stage", ["ensure_image", "create", "start"])
+def test_a_start_that_fails_at_the_engine_tells_its_step(tmp_path: Path, stage: str) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        simulation.engine.faults.fail_next[stage] = [EngineError(Failure.UNKNOWN, "scripted trouble")]
+        await simulation.say("chat")
+        await simulation.answered()
+
+    (certificate,) = play(tmp_path, scenario)
+    step = {"ensure_image": "preparing it", "create": "creating it", "start": "starting it"}[stage]
+    assert certificate["cause"] == "start-failed"
+    assert certificate["text"] == f"It did not come up; the step that failed was {step}: scripted trouble."
+
+
+def test_a_start_that_ends_before_its_hello_tells_how_it_ended(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        simulation.engine.faults.die_after_start = True
+        await simulation.say("chat")
+        await simulation.until_phase("chat", "backoff")
+        simulation.engine.faults.die_after_start = False
+        await simulation.answered()
+
+    (certificate, *_) = play(tmp_path, scenario)
+    assert certificate["cause"] == "start-failed"
+    assert "its hello" in certificate["text"]
+    assert certificate["text"].endswith("It exited with code 1.")
+
+
+def test_a_gateway_that_cannot_be_opened_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Gateway.open
+
+    async def scenario(simulation: Simulation) -> None:
+        async def broken(*_: object, **__: object) -> object:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Gateway, "open", broken)
+        await simulation.say("chat")
+        await simulation.until_phase("chat", "backoff")
+        monkeypatch.setattr(Gateway, "open", usual)
+        await simulation.answered()
+
+    (certificate, *_) = play(tmp_path, scenario)
+    assert certificate["cause"] == "gateway-down"
+    assert "the gateway" in certificate["text"]
+
+
+def test_the_machine_counts_as_restarted_for_one_host_only(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        await machine_restarted(simulation)
+        assert not machine.was_restarted(simulation.home.machine_file)
+
+    play(tmp_path, scenario)
