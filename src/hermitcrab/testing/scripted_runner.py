@@ -116,6 +116,7 @@ class _Runner(Behaviour):
             version="0",
             resumes=self._greeted_before,
             holds=list(self._held),
+            writable=[each for each in process.spec.env["HERMITCRAB_WRITABLE"].split(":") if each],
         )
         self._send(hello)
         buffer = LineBuffer()
