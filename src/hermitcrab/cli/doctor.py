@@ -20,7 +20,7 @@ from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.cli.output import GivenHome, Json, print_json, print_line
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HermitcrabError, HostUnreachableError
-from hermitcrab.logic import preconditions
+from hermitcrab.logic import hardening, preconditions
 from hermitcrab.model.container import Finding
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.settings.filesystem import file_system_of
@@ -227,7 +227,10 @@ async def _preflight(name: str, settings: Settings) -> list[Finding]:
             )
             try:
                 with anyio.fail_after(ENGINE_ANSWERS_WITHIN_S):
-                    return await engine.preflight()
+                    found = await engine.preflight()
+                    if any(each.level == "error" for each in found):
+                        return found
+                    return [*found, *hardening.findings(await engine.capabilities())]
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                     await engine.aclose()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from hermitcrab.model.container import Hardening, Limits
+from hermitcrab.model.container import Capabilities, Finding, Hardening, Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +66,36 @@ NOEXEC, STRICT_SECCOMP, GVISOR = "noexec-tmp", "strict-seccomp", "gvisor"
 """Promises of `strict` that an engine may not be able to keep; keys of `Capabilities.strict_unrealized`."""
 
 
+def findings(capabilities: Capabilities) -> list[Finding]:
+    """One line of `crab doctor` for each profile: what it means, and what of it this engine does not keep here."""
+    found = []
+    for name, profile in PROFILES.items():
+        lacking = [*capabilities.unrealized_for(name)]
+        kept = f"; not kept here: {', '.join(lacking)}" if lacking else ""
+        means = "; ".join(f"{subject}: {words}" for subject, words in promises(profile).items())
+        found.append(Finding(subject=f"hardening {name}", level="ok", text=f"{means}{kept}"))
+    return found
+
+
 def promises(profile: Profile) -> dict[str, str]:
     """What the profile means beyond what every container has, by subject, in words for people."""
-    limits = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in profile.limits_at_most.items())
+    limits = ", ".join(_limit(name, value) for name, value in profile.limits_at_most.items())
     return {
-        "folders in memory": "programs may run there" if profile.runs_programs_in_memory else "no program runs there",
-        "system calls": "the engine's filter"
-        if profile.debuggers_work
-        else "also refused: debugging, old message queues, memory placement",
-        "additional mounts": "as the allow-list says" if profile.extra_mounts_are_writable else "read-only",
-        "kernel": "gVisor's, where the engine has it" if profile.wants_gvisor else "the machine's",
-        "limits at most": limits or "as set",
+        "programs in memory": "run" if profile.runs_programs_in_memory else "do not run",
+        "debuggers and old message queues": "work" if profile.debuggers_work else "are refused",
+        "additional mounts": "as the allow-list says" if profile.extra_mounts_are_writable else "are read-only",
+        "kernel": "gVisor's where the engine has it" if profile.wants_gvisor else "the machine's",
+        "limits": f"at most {limits}" if limits else "as set",
     }
+
+
+def _limit(name: str, value: float) -> str:
+    match name:
+        case "tmp_bytes" | "log_bytes":
+            return f"{value / (1 << 20):g} MiB of {name.removesuffix('_bytes')}"
+        case "cpus":
+            return f"{value:g} CPUs"
+        case "pids":
+            return f"{value:g} processes"
+        case _:
+            return f"{value:g} {name.replace('_', ' ')}"

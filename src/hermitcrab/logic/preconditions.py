@@ -46,3 +46,37 @@ def disk_space(free_bytes: int, place: str) -> Finding:
     if free_bytes < LITTLE_SPACE:
         return Finding(subject="disk", level="warning", text=text, fix="Free some space soon.")
     return Finding(subject="disk", level="ok", text=text)
+
+
+def rootless(user: str, uid: int, *, subuid: str, subgid: str, programs: bool) -> Finding:
+    """Whether an ordinary user can have containers with more than one user in them, as rootless Podman makes them.
+
+    `subuid`, `subgid`: the text of those files. `programs`: newuidmap and newgidmap are installed.
+    """
+    subject = "rootless"
+    if not programs:
+        return Finding(
+            subject=subject,
+            level="error",
+            text="newuidmap and newgidmap are not installed, and without them there is no user for a container",
+            fix="Install the system's package `uidmap` (Debian) or `shadow-utils`.",
+        )
+    lacking = [name for name, text in (("/etc/subuid", subuid), ("/etc/subgid", subgid)) if not _has(text, user, uid)]
+    if lacking:
+        return Finding(
+            subject=subject,
+            level="error",
+            text=f"{' and '.join(lacking)} give no ids to {user}",
+            fix=f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}; podman system migrate",
+        )
+    return Finding(subject=subject, level="ok", text=f"{user} has ids for the users of containers")
+
+
+def _has(text: str, user: str, uid: int) -> bool:
+    """Whether a line of /etc/subuid gives the user at least one id."""
+    for line in text.splitlines():
+        owner, _, numbers = line.partition(":")
+        first, _, count = numbers.partition(":")
+        if owner in {user, str(uid)} and first.isdecimal() and count.isdecimal() and int(count) > 0:
+            return True
+    return False

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermitcrab.logic import seccomp
-from hermitcrab.logic.hardening import PROFILES, promises
+from hermitcrab.logic.hardening import PROFILES, findings, promises
 from hermitcrab.logic.seccomp_profile import ALLOWED, strict_profile
 from hermitcrab.model.container import Capabilities, Limits
 
@@ -69,3 +69,14 @@ def test_the_strict_profile_allows_nothing_that_the_filter_of_bubblewrap_refuses
 
 def test_a_machine_without_a_table_has_no_strict_profile() -> None:
     assert strict_profile("riscv64") is None
+
+
+def test_the_doctor_has_a_line_for_each_profile_with_what_is_not_kept() -> None:
+    found = findings(
+        Capabilities(engine="x", version="1", unrealized={"memory": "none"}, strict_unrealized={"gvisor": "not there"})
+    )
+    assert [each.subject for each in found] == ["hardening standard", "hardening strict"]
+    standard, strict = (each.text for each in found)
+    assert standard.endswith("not kept here: memory")
+    assert strict.endswith("not kept here: memory, gvisor")
+    assert "at most 128 processes, 1 CPUs, 1024 open files, 64 MiB of tmp, 1 MiB of log" in strict

@@ -22,3 +22,26 @@ def test_little_space_is_told_before_there_is_none(free: int, level: str) -> Non
     finding = preconditions.disk_space(free, "/home")
     assert finding.level == level
     assert "/home" in finding.text
+
+
+GIVEN = "root:1:2\nme:100000:65536\n"
+
+
+@pytest.mark.parametrize(
+    ("subuid", "subgid", "programs", "level", "says"),
+    [
+        (GIVEN, GIVEN, True, "ok", "me has ids"),
+        ("1000:5:9", "1000:5:9", True, "ok", "me has ids"),
+        (GIVEN, GIVEN, False, "error", "newuidmap and newgidmap are not installed"),
+        ("", GIVEN, True, "error", "/etc/subuid give no ids to me"),
+        (GIVEN, "men:1:2", True, "error", "/etc/subgid give no ids to me"),
+        ("me:1:0", "me:x:9", True, "error", "/etc/subuid and /etc/subgid give no ids to me"),
+        ("me", "me:1", True, "error", "/etc/subuid and /etc/subgid give no ids to me"),
+    ],
+)
+def test_a_user_needs_ids_to_give_to_containers(
+    subuid: str, subgid: str, programs: bool, level: str, says: str
+) -> None:
+    found = preconditions.rootless("me", 1000, subuid=subuid, subgid=subgid, programs=programs)
+    assert (found.level, says in found.text) == (level, True)
+    assert bool(found.fix) == (level == "error")

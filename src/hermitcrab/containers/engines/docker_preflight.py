@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import stat
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
 from hermitcrab.containers.engines.docker_api import EngineApi
 from hermitcrab.errors import EngineError
-from hermitcrab.logic import docker_answers
+from hermitcrab.logic import docker_answers, preconditions
 from hermitcrab.model.container import Finding
 
 OLDEST_API = (1, 41)
@@ -22,7 +28,7 @@ _FIXES = {
 
 
 async def preflight(api: EngineApi) -> list[Finding]:
-    findings = [*_socket_findings(api)]
+    findings = [*_socket_findings(api), *await anyio.to_thread.run_sync(_rootless_findings, api.engine)]
     try:
         version = await api.request("GET", "/version", doing="say its version")
         info = await api.request("GET", "/info", doing="describe itself")
@@ -55,6 +61,32 @@ async def preflight(api: EngineApi) -> list[Finding]:
         for promise, reason in docker_answers.capabilities(api.engine, info).unrealized.items()
     ]
     return findings
+
+
+def _rootless_findings(engine: str) -> list[Finding]:
+    """An ordinary user's own Podman needs ids to give to containers; a machine-wide engine has its own."""
+    if engine != "podman" or os.geteuid() == 0:
+        return []
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return [
+        preconditions.rootless(
+            user,
+            os.geteuid(),
+            subuid=_text("/etc/subuid"),
+            subgid=_text("/etc/subgid"),
+            programs=all(shutil.which(name) for name in ("newuidmap", "newgidmap")),
+        )
+    ]
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _socket_findings(api: EngineApi) -> list[Finding]:
