@@ -6,33 +6,27 @@ pins, and never into the host's own environment or into an image. Called before 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from hermitcrab.containers.file_lock import locked
+from hermitcrab.containers.tool import run_tool
 from hermitcrab.errors import EngineError, Failure, SettingsError
 
 INSTALL_DEADLINE_S = 900.0
-LOCK_PAUSE_S = 0.2
 
 _RUNNER = "hermitcrab-runner"
-_LOG_LINES = 15
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+!-]*)", re.ASCII)
 _EXTRA = re.compile(r"""extra\s*==\s*['"](?P<extra>[^'"]+)['"]""")
-_LOGIN = re.compile(r"://[^/@\s]+@")
-"""A user name and password in an address, as package settings may have them. They never get into a text of ours."""
 
 
 def pin_of(provider: str, requirements: Sequence[str]) -> tuple[str, str] | None:
@@ -87,7 +81,7 @@ async def ensure_provider_packages(
     if await anyio.Path(folder).is_dir():
         return folder
     await anyio.Path(cache).mkdir(parents=True, exist_ok=True)
-    async with _lock(cache / f".{folder.name}.lock", progress, f"another host installs {name} {version}"):
+    async with locked(cache / f".{folder.name}.lock", progress, f"another host installs {name} {version}"):
         if not await anyio.Path(folder).is_dir():
             progress(f"installing {name} {version} for Python {python[0]}.{python[1]}")
             making = cache / f".{folder.name}.making"
@@ -103,55 +97,19 @@ async def ensure_provider_packages(
     return folder
 
 
-@contextlib.asynccontextmanager
-async def _lock(path: Path, progress: Callable[[str], object], waiting: str) -> AsyncIterator[None]:
-    """Hold the lock file; the kernel lets go of it when this process dies."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    progress(waiting)
-                told = True
-                await anyio.sleep(LOCK_PAUSE_S)  # not a blocking wait in a thread: this one can be cancelled
-        yield
-    finally:
-        os.close(descriptor)
-
-
 async def _install(
     requirement: str, target: Path, *, python: tuple[int, int], progress: Callable[[str], object]
 ) -> None:
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")
     argv = installer_argv(requirement, target, uv=uv, interpreter=sys.executable, python=python)
-    told: deque[str] = deque(maxlen=_LOG_LINES)
-    code: int | None = None
-    with anyio.move_on_after(INSTALL_DEADLINE_S):
-        async with await anyio.open_process(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        ) as process:
-            assert process.stdout is not None
-            rest = b""
-            async for chunk in process.stdout:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    text = _LOGIN.sub("://", line.decode(errors="replace")).strip()
-                    if text:
-                        told.append(text)
-                        progress(text)
-            told.append(_LOGIN.sub("://", rest.decode(errors="replace")).strip())
-            code = await process.wait()
-    if code == 0:
+    end = await run_tool(argv, progress=progress, seconds=INSTALL_DEADLINE_S)
+    if end.code == 0:
         return
-    why = f"took longer than {INSTALL_DEADLINE_S:.0f} s" if code is None else "failed"
+    why = f"took longer than {INSTALL_DEADLINE_S:.0f} s" if end.code is None else "failed"
     raise EngineError(
         Failure.IMAGE_UNAVAILABLE,
-        f"Installing {requirement} {why}. The installer's last words:\n" + "\n".join(line for line in told if line),
+        f"Installing {requirement} {why}. The installer's last words:\n{end.tail}",
         hint="Can this machine reach its package registry? Try: " + " ".join([*argv[:-2], "/tmp/try", requirement]),  # noqa: S108
     )
 
