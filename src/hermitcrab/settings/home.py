@@ -119,6 +119,11 @@ class Home:
     def cache(self) -> Path:
         return self.path / "cache"
 
+    @property
+    def images(self) -> Path:
+        """What builds of images need and leave: their locks and logs, and unpacked images for bubblewrap."""
+        return self.path / "images"
+
     def engine_folder(self, name: str) -> Path:
         """Where the engine of that name keeps its own records."""
         return self.path / "engines" / name
@@ -131,7 +136,8 @@ class Home:
         self._refuse_unsafe_file_system(mountinfo)
         _make_folder(self.path)
         self._check_owner_and_mode()
-        for folder in (self.run, self.sessions, self.groups, self.generated, self.trash, self.logs, self.cache):
+        folders = (self.run, self.sessions, self.groups, self.generated, self.trash, self.logs, self.cache, self.images)
+        for folder in folders:
             _make_folder(folder)
         _make_folder(self.engine_folder("x").parent)
         self._check_writable()

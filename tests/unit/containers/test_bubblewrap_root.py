@@ -160,6 +160,12 @@ class TestImage:
         found = [step for step in built(spec(image=str(image))) if isinstance(step, Data)]
         assert [(step.target, step.over_existing) for step in found] == [("/etc/passwd", True)]
 
+    def test_a_file_that_the_spec_mounts_there_comes_alone(self, image: Path, folder: Path) -> None:
+        (folder / "passwd").touch()
+        mount = Mount(source=str(folder / "passwd"), target="/etc/passwd")
+        found = [step for step in built(spec(mount, image=str(image))) if step.target == "/etc/passwd"]
+        assert [type(step) for step in found] == [Bind]
+
     def test_a_folder_that_lacks_a_mount_point_is_made_anew_around_its_entries(self, image: Path, folder: Path) -> None:
         mount = Mount(source=str(folder), target="/opt/hermitcrab/python")
         found = {step.target: step for step in built(spec(mount, image=str(image)))}

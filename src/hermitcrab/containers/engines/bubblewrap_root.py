@@ -109,8 +109,8 @@ def check_image(image: str | None) -> None:
     raise EngineError(
         Failure.IMAGE_UNAVAILABLE,
         f"Bubblewrap has no image {image!r}",
-        hint="It runs on the host's own /usr (no image set), or in the folder of an unpacked root file system, given "
-        "by its absolute path; `mmdebstrap --variant=minbase --include=python3,git bookworm FOLDER` makes one.",
+        hint="It runs on the host's own /usr (no image set), or in the folder of an unpacked image, given by its "
+        "absolute path; `crab image build --engine bubblewrap` makes one.",
     )
 
 
@@ -223,7 +223,10 @@ def _image_folder(folder: int, path: str, targets: list[str], opened: Descriptor
 
 def _etc(spec: ContainerSpec, uid: int, gid: int, root: list[Step], opened: Descriptors) -> Iterator[Step]:
     etc = next((step for step in root if step.target == "/etc" and isinstance(step, Bind)), None)
+    own = {mount.target for mount in spec.mounts}
     for target, text in etc_files(uid, gid, spec.name[:63]).items():
+        if target in own:
+            continue  # and nothing could be mounted over ours: it has no name any more
         if etc is None:
             if not any(step.target == target for step in root):
                 yield Data(target, opened.data(text.encode()))
