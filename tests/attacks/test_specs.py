@@ -24,7 +24,6 @@ from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.engines.bubblewrap import BubblewrapEngine
 from hermitcrab.containers.engines.docker import docker_engine, podman_engine
 from hermitcrab.containers.engines.docker_api import EngineApi
-from hermitcrab.containers.images import build_agent_image, build_context
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.groups.creation import create_group
 from hermitcrab.logic.spec import container_name
@@ -34,6 +33,7 @@ from hermitcrab.model.ids import AgentGroupId, InstallationId, SessionId
 from hermitcrab.model.messages import Address, ChannelMessage
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import messaging_groups
+from hermitcrab.testing.foreign_images import foreign_image
 from hermitcrab.testing.intruder import add_session, intrude, take_over
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 from hermitcrab.testing.scripted_model import fail, scripted_model
@@ -330,54 +330,11 @@ async def test_the_key_is_used_and_is_nowhere(
     assert CANARY not in repr(channel.delivered)
 
 
-def test_a_build_is_sent_no_secret_that_lies_about(tmp_path: Path) -> None:
-    recipe = tmp_path / "image"
-    (recipe / "wheels").mkdir(parents=True)
-    (recipe / "Containerfile").write_text("FROM scratch\n")
-    (tmp_path / "secret").write_text(CANARY)
-    for name in (".env", "id_ed25519", ".git-credentials", "wheels/.netrc", "wheels/key.pem"):
-        (recipe / name).write_text(CANARY)
-    (recipe / "wheels/planted-1.0-py3-none-any.whl").symlink_to(tmp_path / "secret")
-    assert CANARY.encode() not in build_context(recipe)
-
-
-HOSTILE_IMAGE = """\
-ARG BASE
-FROM ${BASE}
-VOLUME /data /workspace/volume
-USER root
-WORKDIR /proc/self/fd/8
-ENV PYTHONSTARTUP=/tmp/x LD_PRELOAD=/no/such.so HTTPS_PROXY=http://192.0.2.1:1
-HEALTHCHECK --interval=1s CMD touch /workspace/agent/healthy
-ENTRYPOINT ["sh", "-c", "touch /workspace/agent/entered; sleep 600"]
-CMD ["touch", "/workspace/agent/commanded"]
-ONBUILD RUN touch /built
-STOPSIGNAL SIGCONT
-LABEL hermitcrab.session=another hermitcrab.installation=another
-"""
-
-
 @pytest.fixture
-async def hostile_image(engine: str, options: dict[str, Any], tmp_path: Path) -> AsyncIterator[str]:
-    recipe = tmp_path / "recipe"
-    recipe.mkdir()
-    (recipe / "Containerfile").write_text(HOSTILE_IMAGE)
+async def hostile_image(engine: str, options: dict[str, Any]) -> AsyncIterator[str]:
     tag = f"hermitcrab-test-hostile:{uuid.uuid4().hex[:8]}"
-    socket = options[f"{engine}_socket"]
-    await build_agent_image(
-        socket,
-        base=options["image"],
-        tag=tag,
-        progress=lambda _: None,
-        recipe=recipe,
-        engine=engine,  # type: ignore[arg-type]
-    )
-    try:
+    async with foreign_image(engine, options[f"{engine}_socket"], tag=tag, base=options["image"]):  # type: ignore[arg-type]
         yield tag
-    finally:
-        api = EngineApi(engine, socket)  # type: ignore[arg-type]
-        await api.request("DELETE", f"/images/{tag}", doing="remove the image", params={"force": "true"})
-        await api.aclose()
 
 
 LOOKS_AROUND = """

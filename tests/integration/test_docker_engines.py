@@ -22,14 +22,25 @@ from anyio.abc import Process
 from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.docker import DockerEngine
 from hermitcrab.containers.engines.docker_api import EngineApi, EngineName
-from hermitcrab.containers.images import build_agent_image
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import ContainerSpec, ContainerStatus, ContainerView, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.testing.engines import available_engines
+from hermitcrab.testing.foreign_images import foreign_image
 
 AVAILABLE = available_engines()
 BASE = os.environ.get("HERMITCRAB_TEST_BASE", "hermitcrab-base:bookworm")
+
+HOSTILE_IMAGE = """\
+ARG BASE
+FROM ${BASE}
+VOLUME /data
+USER root
+WORKDIR /proc/self
+HEALTHCHECK CMD touch /tmp/healthy
+ENTRYPOINT ["sleep", "600"]
+STOPSIGNAL SIGKILL
+"""
 
 PROBE = r"""
 import json, os, resource, socket, sys
@@ -182,18 +193,9 @@ async def test_a_container_is_closed_but_for_its_socket(bench: Bench) -> None:
 
 
 async def test_a_hostile_image_decides_nothing(bench: Bench) -> None:
-    recipe = bench.folder / "image"
-    recipe.mkdir()
-    (recipe / "Containerfile").write_text(
-        "ARG BASE\nFROM ${BASE}\nVOLUME /data\nUSER root\nWORKDIR /proc/self\nHEALTHCHECK CMD touch /tmp/healthy\n"
-        'ENTRYPOINT ["sleep", "600"]\nSTOPSIGNAL SIGKILL\n'
-    )
-    assert AVAILABLE[bench.name].socket is not None
     tag = f"hermitcrab-test-image:{uuid.uuid4().hex[:8]}"
-    await build_agent_image(
-        str(AVAILABLE[bench.name].socket), base=BASE, tag=tag, progress=lambda _: None, recipe=recipe, engine=bench.name
-    )
-    try:
+    socket = str(AVAILABLE[bench.name].socket)
+    async with foreign_image(bench.name, socket, tag=tag, base=BASE, containerfile=HOSTILE_IMAGE):
         spec = bench.spec(
             "sh", "-c", "id -u; pwd; touch /data/x || echo closed; trap 'exit 5' TERM; sleep 600 & wait", image=tag
         )
@@ -208,8 +210,6 @@ async def test_a_hostile_image_decides_nothing(bench: Bench) -> None:
         assert seen.exit is not None
         assert seen.exit.exit_code == 5  # SIGTERM came, not the image's signal
         await bench.engine.remove(spec.name)
-    finally:
-        await bench.api.request("DELETE", f"/images/{tag}", doing="tidy up", params={"force": "true"})
 
 
 async def test_too_much_memory_kills_and_too_many_processes_do_not_start(bench: Bench) -> None:

@@ -167,6 +167,17 @@ def log_lines(content: bytes, lines: int) -> list[str]:
     return [line.decode(errors="replace").rstrip("\r") for line in told[-lines:]] if lines > 0 else []
 
 
+def whole_log_lines(content: bytes) -> tuple[list[str], bytes]:
+    """The lines of the frames that are whole, and what is left for when more has come."""
+    position = 0
+    while position + _FRAME_HEADER_BYTES <= len(content):
+        length = int.from_bytes(content[position + 4 : position + _FRAME_HEADER_BYTES], "big")
+        if position + _FRAME_HEADER_BYTES + length > len(content):
+            break
+        position += _FRAME_HEADER_BYTES + length
+    return log_lines(content[:position], position), content[position:]
+
+
 def is_rootless(info: Json) -> bool:
     return info.get("Rootless") is True or any("name=rootless" in each for each in _options(info))
 

@@ -156,6 +156,17 @@ class LimitSettings(_Section):
     need. 0: for ever."""
 
 
+class ImageSettings(_Section):
+    """How images are made. Crossing a limit ends the build, and the image from before stays in use."""
+
+    build_deadline_s: Deadline = 900.0
+    """For fetching the packages, and once more for installing them."""
+    build_memory_mb: int = Field(default=2048, ge=256, le=1_048_576)
+    build_disk_mb: int = Field(default=6144, ge=64, le=1_048_576)
+    apt_sources: OptionalText = None
+    """A sources.list with which Debian packages are fetched. None: Debian's own archive, for the image's release."""
+
+
 class Settings(_Section):
     """Everything that one installation was told."""
 
@@ -165,3 +176,4 @@ class Settings(_Section):
     delivery: DeliverySettings = Field(default_factory=DeliverySettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    images: ImageSettings = Field(default_factory=ImageSettings)

@@ -96,8 +96,7 @@ class DockerEngine:
             raise EngineError(
                 Failure.IMAGE_UNAVAILABLE,
                 f"{self.name} has no image {image}",
-                hint=f"{self.name} pull {image}; or, from the source: {self.name} build -t {image} "
-                "-f image/Containerfile image",
+                hint=f"crab image build --engine {self.name} makes the agent image; with --group NAME, a group's own.",
             ) from error
         found = answer or {}
         self._images[image] = str(found.get("Id") or image), docker_answers.volumes_of(found)

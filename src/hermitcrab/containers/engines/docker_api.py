@@ -10,7 +10,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import docker_answers
 
 EngineName = Literal["docker", "podman"]
+
+Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
+"""Of an address; as pairs where one is given several times."""
 
 ANSWER_DEADLINE_S = 30.0
 """For requests that an engine answers at once, or never."""
@@ -77,7 +80,7 @@ class EngineApi:
         path: str,
         *,
         doing: str,
-        params: Mapping[str, str] | None = None,
+        params: Parameters | None = None,
         body: object = None,
         deadline_s: float | None = None,
     ) -> Any:
@@ -94,7 +97,7 @@ class EngineApi:
         path: str,
         *,
         doing: str,
-        params: Mapping[str, str] | None = None,
+        params: Parameters | None = None,
         body: object = None,
         deadline_s: float | None = None,
     ) -> bytes:
@@ -113,7 +116,7 @@ class EngineApi:
         path: str,
         *,
         doing: str,
-        params: Mapping[str, str] | None = None,
+        params: Parameters | None = None,
         data: bytes | None = None,
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """JSON objects for as long as the engine sends them; entered = the engine has agreed to send."""
@@ -125,6 +128,27 @@ class EngineApi:
                 raise self._silent(doing) from error
             opened.callback(answer.close)  # an endless answer is never read to its end
             yield await opened.enter_async_context(contextlib.aclosing(self._objects(answer, doing)))
+
+    @contextlib.asynccontextmanager
+    async def content(
+        self, method: str, path: str, *, doing: str, params: Parameters | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The answer's bytes as they come, for what is too large or too slow to be waited for."""
+        async with contextlib.AsyncExitStack() as opened:
+            try:
+                with anyio.fail_after(self.answer_deadline_s):
+                    answer = await opened.enter_async_context(self._answer(method, path, doing, params, None))
+            except TimeoutError as error:
+                raise self._silent(doing) from error
+            opened.callback(answer.close)
+            yield await opened.enter_async_context(contextlib.aclosing(self._chunks(answer, doing)))
+
+    async def _chunks(self, answer: Any, doing: str) -> AsyncGenerator[bytes]:
+        try:
+            async for chunk in answer.content.iter_any():
+                yield chunk
+        except self._faults as error:
+            raise self._lost(error, doing) from error
 
     async def _objects(self, answer: Any, doing: str) -> AsyncGenerator[dict[str, Any]]:
         # Not the response's readline: that one refuses lines longer than its buffer.
@@ -142,7 +166,7 @@ class EngineApi:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, method: str, path: str, doing: str, params: Mapping[str, str] | None, data: bytes | None
+        self, method: str, path: str, doing: str, params: Parameters | None, data: bytes | None
     ) -> AsyncIterator[Any]:
         client = await self._connected()
         kind = "application/x-tar" if path == "/build" else "application/json"
