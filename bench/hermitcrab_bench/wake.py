@@ -59,7 +59,7 @@ async def _floor(host: Host, number: int) -> float:
         installation=host.installation,
         session=SessionId(f"floor-{number}"),
         generation=Generation(1),
-        image=host.starter.image,
+        image=host.images.default,
         argv=("sleep", "60"),
         env={"PATH": "/usr/bin:/bin"},
         mounts=(),

@@ -34,6 +34,7 @@ from hermitcrab.gateway.listener import Gateway
 from hermitcrab.gateway.route import Route
 from hermitcrab.gateway.vault import KeySource
 from hermitcrab.groups.creation import ensure_first_group
+from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.logic.liveness import AttentiveClock
@@ -78,6 +79,7 @@ class Host:
     starter: Starter
     router: Router
     deliverer: Deliverer
+    images: GroupImages
     archivist: Archivist
     terminal: TerminalChannel
     gateway: Gateway
@@ -168,6 +170,13 @@ async def open_host(
         uid, gid = container_ids(install)
         clock = AttentiveClock(anyio.current_time, settings.containers.silent_before_kill_s / 3)
         is_bubblewrap = settings.containers.engine == "bubblewrap"
+        images = GroupImages(
+            store,
+            home,
+            settings,
+            engine=settings.containers.engine,
+            default=settings.containers.image or (None if is_bubblewrap else default_tag()),
+        )
         desk = MaterialsDesk(home, uid=uid, gid=gid)
         starter = Starter(
             home=home,
@@ -177,9 +186,8 @@ async def open_host(
             mailboxes=mailboxes,
             engine=engine,
             desk=desk,
-            surveyor=GroupSurveyor(store, settings, SkillShelf(home), package_cache=package_cache()),
+            surveyor=GroupSurveyor(store, settings, SkillShelf(home), images=images, package_cache=package_cache()),
             door=gateway,
-            image=settings.containers.image or (None if is_bubblewrap else default_tag()),
             uid=uid,
             gid=gid,
             runner_env=_runner_fault(),
@@ -242,6 +250,7 @@ async def open_host(
                 router=router,
                 deliverer=deliverer,
                 archivist=archivist,
+                images=images,
                 terminal=terminal,
                 gateway=gateway,
                 reconciled=reconciled,

@@ -66,6 +66,9 @@ class Surveyor(Protocol):
     ) -> Mapping[str, Document]:
         """What the group's containers read, by path. `told`: the surroundings' config."""
 
+    async def image(self, group: AgentGroup, config: ContainerConfig) -> str | None:
+        """What the container is made from. None: the host's own programs."""
+
     async def packages(self, provider: str) -> Path | None:
         """The folder with the provider's Python packages, made if need be. None: it needs none.
 

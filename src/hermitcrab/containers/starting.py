@@ -49,7 +49,6 @@ class Starter:
         desk: MaterialsDesk,
         surveyor: Surveyor,
         door: Door,
-        image: str | None,
         uid: int,
         gid: int,
         runner_env: Mapping[str, str],
@@ -59,7 +58,7 @@ class Starter:
         self._home, self._settings, self._installation = home, settings, installation
         self._store, self._mailboxes, self._engine = store, mailboxes, engine
         self._desk, self._surveyor, self._door = desk, surveyor, door
-        self.image, self.uid, self.gid = image, uid, gid
+        self.uid, self.gid = uid, gid
         self._runner_env, self._clock = dict(runner_env), clock
 
     async def start(self, slot: Slot, outward: Outward, began: float) -> None:
@@ -123,7 +122,8 @@ class Starter:
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
         documents = await self._surveyor.documents(slot.group, config, around.config)
         with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
-            await self._engine.ensure_image(self.image)
+            image = await self._surveyor.image(slot.group, config)
+            await self._engine.ensure_image(image)
         slot.decisions = ()
         if config.additional_mounts:
             slot.decisions = await to_thread.run_sync(decide_for, self._home, slot.group.folder, config)
@@ -136,7 +136,7 @@ class Starter:
                 generation,
                 documents=documents,
                 packages=packages,
-                host_interpreter=self.image is None,
+                host_interpreter=image is None,
                 extra=slot.decisions,
             )
         )
@@ -145,7 +145,7 @@ class Starter:
             installation=self._installation,
             session=slot.session,
             generation=generation,
-            image=self.image,
+            image=image,
             provider=provider,
             materials=materials,
             limits=limits(
@@ -162,7 +162,7 @@ class Starter:
             uid=self.uid,
             gid=self.gid,
             timezone=self._settings.agents.timezone,
-            extra_env={**(interpreter_env() if self.image is None else {}), **self._runner_env},
+            extra_env={**(interpreter_env() if image is None else {}), **self._runner_env},
         )
         return slot.spec
 

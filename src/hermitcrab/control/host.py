@@ -11,6 +11,7 @@ from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
+from hermitcrab.groups.images import GroupImages
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId, SessionId
 from hermitcrab.model.sessions import Session
@@ -28,8 +29,6 @@ class Containers(Protocol):
 
     async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool: ...
 
-    def request(self, session: Session) -> None: ...
-
     def interrupt(self, session_id: SessionId) -> bool: ...
 
     async def ask(
@@ -41,14 +40,6 @@ class Containers(Protocol):
     async def certificates(self, session: Session) -> list[dict[str, Any]]: ...
 
     def timings(self, session_id: SessionId) -> Mapping[str, float]: ...
-
-
-class Deliveries(Protocol):
-    """Who brings what was said to its channels."""
-
-    def notify(self, session: Session) -> None: ...
-
-    def under_way(self) -> Mapping[SessionId, list[str]]: ...
 
 
 class ControlledHost(Protocol):
@@ -77,7 +68,7 @@ class ControlledHost(Protocol):
     def archivist(self) -> Archivist: ...
 
     @property
-    def deliverer(self) -> Deliveries: ...
+    def images(self) -> GroupImages: ...
 
     @property
     def terminal(self) -> TerminalChannel: ...

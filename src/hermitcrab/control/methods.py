@@ -17,7 +17,7 @@ from hermitcrab.control.chat_methods import ChatMethods
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.group_methods import GroupMethods
 from hermitcrab.control.host import ControlledHost
-from hermitcrab.control.message_methods import MessageMethods
+from hermitcrab.control.image_methods import ImageMethods
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit, Method
 from hermitcrab.control.session_methods import SessionMethods
@@ -31,7 +31,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
     own, groups, session, chat = HostMethods(host), GroupMethods(host), SessionMethods(host), ChatMethods(host)
     config = ConfigMethods(host)
     archive = ArchiveMethods(host)
-    messages = MessageMethods(host)
+    images = ImageMethods(host)
     return {
         "status": own.status,
         "doctor": own.doctor,
@@ -42,6 +42,9 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "groups.config.show": config.show,
         "groups.config.change": config.change,
         "groups.config.replace": config.replace,
+        "images.build": images.build,
+        "images.list": images.list,
+        "images.prune": images.prune,
         "sessions.list": session.list,
         "sessions.show": session.show,
         "sessions.wake": session.wake,
@@ -54,10 +57,6 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.delete": archive.delete,
         "sessions.check": archive.check,
         "session.ask": session.ask,
-        "messages.list": messages.list,
-        "messages.show": messages.show,
-        "messages.retry": messages.retry,
-        "delivery.doctor": messages.doctor,
         "logs": session.logs,
         "deaths": session.deaths,
         "chat.attach": chat.attach,

@@ -13,6 +13,7 @@ from anyio import to_thread
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.materials import group_documents
 from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.logic.mcp_servers import for_harness
@@ -38,8 +39,11 @@ PROVIDERS_WITH_PACKAGES = frozenset({"claude"})
 class GroupSurveyor:
     """Implements `containers.runner.Surveyor` from the store and the settings."""
 
-    def __init__(self, store: Store, settings: Settings, shelf: SkillShelf, *, package_cache: Path) -> None:
-        self._store, self._settings, self._shelf, self._package_cache = store, settings, shelf, package_cache
+    def __init__(
+        self, store: Store, settings: Settings, shelf: SkillShelf, *, images: GroupImages, package_cache: Path
+    ) -> None:
+        self._store, self._settings, self._shelf = store, settings, shelf
+        self._images, self._package_cache = images, package_cache
 
     async def config(self, group: AgentGroup) -> ContainerConfig:
         return await self._store.read(lambda connection: container_configs.of(connection, group.id))
@@ -52,6 +56,9 @@ class GroupSurveyor:
         self, group: AgentGroup, config: ContainerConfig, told: Mapping[str, Any]
     ) -> Mapping[str, Document]:
         return await to_thread.run_sync(group_documents, self._shelf, group, config, told)
+
+    async def image(self, group: AgentGroup, config: ContainerConfig) -> str | None:
+        return await self._images.image_for(group, config)
 
     async def packages(self, provider: str) -> Path | None:
         if provider not in PROVIDERS:
