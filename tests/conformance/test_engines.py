@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hermitcrab.testing.engine_conformance_inside import EngineInside
 from hermitcrab.testing.engine_conformance_strict import EngineStrict
 from hermitcrab.testing.engine_harness import EngineHarness
 from hermitcrab.testing.engines import available_engines
+from hermitcrab.testing.fake_daemon import IMAGE, fake_daemon
 from hermitcrab.testing.fake_engine import FakeEngine, FakeMachine
 
 AVAILABLE = available_engines()
@@ -58,8 +60,25 @@ def make_harness(name: str, folder: Path) -> EngineHarness:
     )
 
 
+@asynccontextmanager
+async def on_a_fake_daemon(folder: Path) -> AsyncIterator[EngineHarness]:
+    """The Docker adapter, and behind its socket a daemon that only tests have: it must be as good as the real one."""
+    socket = folder / "docker.sock"
+    async with fake_daemon(socket, FakeMachine(), play):
+        socket.chmod(0o660)
+        made = EngineHarness(docker_engine, folder, image=IMAGE, socket=str(socket), real=False)
+        try:
+            yield made
+        finally:
+            await made.aclose()
+
+
 @pytest.fixture
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineHarness]:
+    if request.param == "fake-daemon":
+        async with on_a_fake_daemon(tmp_path) as made:
+            yield made
+        return
     made = make_harness(request.param, tmp_path)
     try:
         yield made
@@ -67,7 +86,7 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         await made.aclose()
 
 
-@pytest.mark.parametrize("harness", ["fake", *REAL], indirect=True)
+@pytest.mark.parametrize("harness", ["fake", "fake-daemon", *REAL], indirect=True)
 class TestLife(EngineLife):
     pass
 

@@ -47,8 +47,7 @@ class FakeDocker:
     def tell(self, event: dict[str, Any]) -> None:
         """Send an event to everybody who listens."""
         for writer in self._listeners:
-            line = json.dumps(event).encode() + b"\n"
-            writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            writer.write(chunk(event))
 
     def cut(self) -> None:
         """Break every event stream in the middle."""
@@ -69,17 +68,10 @@ class FakeDocker:
             writer.transport.abort()
 
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        method, target, _ = head.split(" ", 2)
-        headers = {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
-        }
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        parts = urlsplit(target)
-        path = re.sub(r"^/v\d+\.\d+(?=/)", "", parts.path)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        self.requests.append(Request(method, path, query, body))
-        route = f"{method} {path}"
+        request = await read_request(reader)
+        path = request.path
+        self.requests.append(request)
+        route = f"{request.method} {path}"
         if route in self.silent:
             return True
         if route == "GET /events" and route not in self.answers:
@@ -91,13 +83,36 @@ class FakeDocker:
         status, answer = self.answers.get(
             route, standard.get(route, (404, {"message": f"No such container: {path.split('/')[2:3]}"}))
         )
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        writer.write(
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-            + content
-        )
+        writer.write(encoded(status, answer))
         await writer.drain()
         return True
+
+
+def encoded(status: int, answer: Any) -> bytes:
+    """A whole HTTP answer: JSON, or bytes as they are."""
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+async def read_request(reader: asyncio.StreamReader) -> Request:
+    """The next request on a connection. Raises IncompleteReadError at its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    method, target, _ = head.split(" ", 2)
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
+    }
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    parts = urlsplit(target)
+    path = re.sub(r"^/v\d+\.\d+(?=/)", "", parts.path)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    return Request(method, path, query, body)
+
+
+def chunk(event: dict[str, Any]) -> bytes:
+    """One event in an endless answer."""
+    line = json.dumps(event).encode() + b"\n"
+    return f"{len(line):x}\r\n".encode() + line + b"\r\n"
 
 
 @contextlib.asynccontextmanager
