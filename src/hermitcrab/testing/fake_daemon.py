@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
+
 from hermitcrab.model.container import LABEL_GENERATION, LABEL_INSTALLATION, LABEL_SESSION, ContainerSpec, Limits, Mount
 from hermitcrab.model.container import ContainerStatus as Status
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
@@ -322,6 +324,10 @@ def _pause(container: FakeContainer, word: str) -> Answer:
     if container.status is not before:
         return 409, {"message": f"Container {container.id} is not {before}"}
     container.status = wanted
+    if wanted is Status.FROZEN:
+        container.thawed = anyio.Event()
+    else:
+        container.thawed.set()
     return 204, b""
 
 
