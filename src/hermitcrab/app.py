@@ -21,6 +21,7 @@ from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.images import default_tag
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
+from hermitcrab.containers.memory import memory_budget_mb
 from hermitcrab.containers.reconcile import Reconciled, Reconciler
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import Told
@@ -211,6 +212,7 @@ async def open_host(
             starter=starter,
             ender=ender,
             clock=clock,
+            budget_mb=settings.containers.memory_budget_mb or memory_budget_mb(),
             told=Told(
                 said=deliverer.notify,
                 working=notices.working,

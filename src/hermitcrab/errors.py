@@ -99,6 +99,8 @@ class Failure(StrEnum):
     RESOURCES_EXHAUSTED = "resources-exhausted"
     STARTED_THEN_DIED = "started-then-died"
     NAME_IN_USE = "name-in-use"
+    STORE_UNAVAILABLE = "store-unavailable"
+    GATEWAY_UNAVAILABLE = "gateway-unavailable"
     UNKNOWN = "unknown"
 
     @property

@@ -25,6 +25,7 @@ async def status(*, json: Json = False, home: GivenHome) -> None:
             ("provider", found["provider"]),
             ("groups", found["groups"]),
             ("sessions", f"{found['sessions']} ({_phases(found['phases'])})"),
+            ("containers", _room(found["admission"])),
         ]
     )
     if not engine["available"]:
@@ -32,6 +33,12 @@ async def status(*, json: Json = False, home: GivenHome) -> None:
         print_line(f"  {engine['hint']}")
     for promise, reason in engine.get("unrealized", {}).items():
         print_line(f"not kept by this engine: {promise}: {reason}", "warning")
+    for each in found["breakers"]:
+        print_line(
+            f"starts wait for the {each['dependency']} ({each['state']}, {each['failures']} sessions failed,"
+            f" tried again in {each['retry_in_s']:.0f} s): {each['text']}",
+            "warning",
+        )
     if found["containers"]:
         print()
         print_table(
@@ -60,6 +67,13 @@ async def stop(*, home: GivenHome) -> None:
 
 def megabytes(count: int | None) -> str | None:
     return None if count is None else f"{count / 1024 / 1024:.0f} MB"
+
+
+def _room(admission: dict[str, Any]) -> str:
+    budget = admission["budget_mb"]
+    memory = f", {admission['reserved_mb']} of {budget} MB reserved" if budget is not None else ""
+    queued = f", {admission['queued']} queued" if admission["queued"] else ""
+    return f"{admission['running']} of {admission['running_at_most']}{memory}{queued}"
 
 
 def _phases(phases: dict[str, int]) -> str:

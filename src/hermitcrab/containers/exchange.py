@@ -133,6 +133,12 @@ class Exchange:
         return True
 
     @property
+    def has_work(self) -> bool:
+        """Whether the runner has rows to work on, or may get some in a moment."""
+        flow = self._flow
+        return bool(flow.outstanding) or flow.more_waits or self._pumping.locked()
+
+    @property
     def is_behind(self) -> bool:
         """Whether rows may wait that could be pushed now: reading them failed."""
         flow = self._flow

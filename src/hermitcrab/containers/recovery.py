@@ -9,6 +9,7 @@ import anyio
 import structlog
 
 from hermitcrab.containers.background import Background
+from hermitcrab.containers.breakers import ENGINE, Breakers
 from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.slot import Slot
@@ -26,10 +27,16 @@ log = structlog.get_logger(__name__)
 
 class Recovery:
     def __init__(
-        self, *, slots: Slots, background: Background, engine: Engine, find_again: Callable[[Slot], Awaitable[None]]
+        self,
+        *,
+        slots: Slots,
+        background: Background,
+        engine: Engine,
+        breakers: Breakers,
+        find_again: Callable[[Slot], Awaitable[None]],
     ) -> None:
         self._slots, self._background, self._engine = slots, background, engine
-        self._find_again = find_again
+        self._find_again, self._breakers = find_again, breakers
         self._running = False
 
     def begin(self) -> None:
@@ -51,6 +58,7 @@ class Recovery:
                     log.info("engine.still-unknown", engine=self._engine.name, text=error.message, asked=failures)
                     continue
                 log.info("engine.answers-again", engine=self._engine.name, containers=len(unknown))
+                self._breakers.recheck(ENGINE)
                 await self._find_all(unknown)
         finally:
             self._running = False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -22,10 +23,11 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.containers import certificates
-from hermitcrab.containers.admission import Admission
+from hermitcrab.containers.admission import Admission, AdmissionView
 from hermitcrab.containers.admitting import Admittance
 from hermitcrab.containers.adopting import Adopter
 from hermitcrab.containers.background import Background
+from hermitcrab.containers.breakers import Breakers, BreakerView
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.following import Follower
@@ -73,8 +75,12 @@ class ContainerRunner:
         ender: Ender,
         told: Told,
         clock: Callable[[], float] = time.monotonic,
+        budget_mb: int | None = None,
     ) -> None:
-        """`clock`: by which it is judged whether runners live; the same that the starter has."""
+        """`clock`: by which it is judged whether runners live; the same that the starter has.
+
+        `budget_mb`: memory that all containers together are counted for at most; None: no bound.
+        """
         self._clock = clock
         self._home, self._settings, self._installation = home, settings, installation
         self._mailboxes, self._engine, self._ender = mailboxes, engine, ender
@@ -91,7 +97,8 @@ class ContainerRunner:
             ended=self._ended,
             unknown=self._begin_recovery,
         )
-        self._admission = Admission(settings.containers, slots, stopper.stop)
+        self._admission = Admission(settings.containers, slots, background, stopper.stop, budget_mb=budget_mb)
+        self._breakers = Breakers()
         hearing = Hearing(
             background=background,
             told=told,
@@ -110,6 +117,7 @@ class ContainerRunner:
             starter=starter,
             ender=ender,
             admission=self._admission,
+            breakers=self._breakers,
             hearing=hearing,
             retries=self._retries,
             stopper=stopper,
@@ -125,7 +133,11 @@ class ContainerRunner:
             hearing=hearing,
         )
         self._recovery = Recovery(
-            slots=slots, background=background, engine=engine, find_again=self._adopter.find_again
+            slots=slots,
+            background=background,
+            engine=engine,
+            breakers=self._breakers,
+            find_again=self._adopter.find_again,
         )
         self._follower = Follower(slots=slots, background=background, engine=engine, stopper=stopper)
 
@@ -250,7 +262,15 @@ class ContainerRunner:
 
     def views(self) -> list[SessionView]:
         """Every session that has a container or wants one."""
-        return [slot.view(engine=self._engine.name, unrealized=self._unrealized) for slot in self._slots]
+        return [self._view(slot) for slot in self._slots]
+
+    def admission(self) -> AdmissionView:
+        """How much room there is for containers."""
+        return self._admission.view()
+
+    def breakers(self) -> list[BreakerView]:
+        """What starts depend on and wait for."""
+        return self._breakers.views()
 
     async def logs(self, session: Session, *, lines: int) -> list[str]:
         """The last lines of the session's container, or of its last certificate when none is left."""
@@ -317,6 +337,13 @@ class ContainerRunner:
 
     async def _catch_up(self, slot: Slot) -> None:
         await self._waker.wake(slot.session)
+
+    def _view(self, slot: Slot) -> SessionView:
+        view = slot.view(engine=self._engine.name, unrealized=self._unrealized)
+        if slot.life.phase is not Phase.QUEUED:
+            return view
+        text, place = self._waker.why_queued(slot)
+        return replace(view, text=text, place=place)
 
     def _begin_recovery(self) -> None:
         self._recovery.begin()

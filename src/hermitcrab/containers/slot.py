@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 class WakeOutcome:
     """What a wake came to. `wake` never raises."""
 
-    kind: Literal["live", "started", "thawed", "waiting", "failed"]
+    kind: Literal["live", "started", "thawed", "waiting", "called-off", "failed"]
+    """waiting: it is wanted, and comes when what `text` says is over. called-off: somebody wants it no more."""
     failure: Failure | None = None
     text: str = ""
     retry_in_s: float | None = None
@@ -49,6 +50,8 @@ class SessionView:
     memory_bytes: int | None
     unrealized: tuple[str, ...]
     text: str
+    place: int | None = None
+    """In the queue of those that may not start yet."""
 
 
 class Surveyor(Protocol):

@@ -11,6 +11,7 @@ import anyio
 import structlog
 from anyio import to_thread
 
+from hermitcrab.containers import breakers
 from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.exchange import Exchange, Outward
@@ -19,7 +20,7 @@ from hermitcrab.containers.link import listening
 from hermitcrab.containers.materials import MaterialsDesk, interpreter_env, session_folders
 from hermitcrab.containers.mounts import verify_after_create
 from hermitcrab.containers.slot import Door, Slot, Surveyor
-from hermitcrab.errors import EngineError, Failure, NotFoundError
+from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.logic.lifecycle import Signal
 from hermitcrab.logic.precedence import limits
 from hermitcrab.logic.spec import Materials, build_spec
@@ -114,6 +115,10 @@ class Starter:
             await self._engine.remove(spec.name)
             await self._engine.create(spec)
 
+    def needs(self, slot: Slot) -> tuple[str, ...]:
+        """What a start of it depends on. Images and packages are a group's own."""
+        return (breakers.ENGINE, breakers.STORE, breakers.GATEWAY, f"{breakers.IMAGE} of {slot.group.folder}")
+
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
         config = slot.config = await self._surveyor.config(slot.group)
@@ -185,7 +190,14 @@ class Starter:
             await building.enter_async_context(listening(folder, exchange))
             if began is not None:
                 _clock(slot, "sockets", began)
-            await self._door.open(slot.session.id, generation, folder)
+            try:
+                await self._door.open(slot.session.id, generation, folder)
+            except (HermitcrabError, OSError) as error:
+                raise EngineError(
+                    Failure.GATEWAY_UNAVAILABLE,
+                    f"the gateway did not open a door for {slot.session.id}: {error}",
+                    hint="Without the gateway no container starts; crab logs of the host says more.",
+                ) from error
             building.push_async_callback(self._door.revoke, slot.session.id, generation)
             stack = building.pop_all()
         slot.exchange, slot.resources = exchange, stack

@@ -5,13 +5,15 @@ Concurrent wakes join one attempt. `starting.py` makes one start, stage by stage
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
 
 import anyio
 import structlog
 
 from hermitcrab.containers.admission import Admission
 from hermitcrab.containers.background import Background
+from hermitcrab.containers.breakers import Breakers
 from hermitcrab.containers.deadline import Deadline
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
@@ -27,6 +29,7 @@ from hermitcrab.errors import (
     HermitcrabError,
     NotFoundError,
     StoreDamagedError,
+    StoreError,
     StoreTooNewError,
 )
 from hermitcrab.logic.ending import Ending, explain, failed_start
@@ -49,13 +52,15 @@ class Waker:
         starter: Starter,
         ender: Ender,
         admission: Admission,
+        breakers: Breakers,
         hearing: Hearing,
         retries: Retries,
         stopper: Stopper,
         told: Told,
     ) -> None:
         self._slots, self._background, self._engine = slots, background, engine
-        self._starter, self._ender, self._admission = starter, ender, admission
+        self._starter, self._ender = starter, ender
+        self._admission, self._breakers = admission, breakers
         self._hearing, self._retries = hearing, retries
         self._stopper, self._told = stopper, told
         self.last_timings: dict[SessionId, dict[str, float]] = {}
@@ -65,14 +70,14 @@ class Waker:
         """Have a live container for the session, unless that must wait. Never raises."""
         slot = self._slots.get(session.id)
         if not self._background.takes_work:
-            return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="the host is not running")
+            return WakeOutcome(kind="called-off", text="the host is leaving, or not there yet")
         if (why := self._slots.withheld.get(session.id)) is not None:
             return WakeOutcome(kind="waiting", text=why)
         if slot is None:
             try:
                 slot = await self._slots.open(session.id)
             except HermitcrabError as error:
-                return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text=error.message)
+                return WakeOutcome(kind="failed", failure=failure_of(error), text=error.message)
         if slot.life.phase is Phase.READY and slot.starting is None:
             await isolated(nudge, slot)
             return WakeOutcome(kind="live")
@@ -93,7 +98,7 @@ class Waker:
         if slot.life.phase is Phase.READY:
             # What was committed while the runner was being greeted may have been pushed by nobody.
             await isolated(nudge, slot)
-        return slot.outcome or WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="the host is stopping")
+        return slot.outcome or WakeOutcome(kind="called-off", text="the host is leaving")
 
     async def _start(self, slot: Slot) -> None:
         """One attempt, from claim to hello. Runs in the runner's own tasks: a caller's cancellation ends no start."""
@@ -103,13 +108,7 @@ class Waker:
         try:
             try:
                 with slot.start_scope or anyio.CancelScope():
-                    async with self._admission.admitted(slot), slot.lock:
-                        if slot.life.phase in LIVE:
-                            outcome = WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
-                            return
-                        await self._starter.start(slot, self._hearing.of(slot), began)
-                        self.last_timings[slot.session.id] = dict(slot.timings)
-                        outcome = WakeOutcome(kind="started")
+                    outcome = await self._attempt(slot, began)
                 if outcome is None:
                     called_off = True
                     outcome = await self._called_off(slot)
@@ -129,6 +128,37 @@ class Waker:
             else:
                 self._slots.forget(slot)
 
+    async def _attempt(self, slot: Slot, began: float) -> WakeOutcome:
+        needs, who = self._starter.needs(slot), slot.session.id
+        while True:
+            await self._breakers.passable(needs, who)
+            async with self._admission.admitted(slot):
+                if not self._breakers.enter(needs, who):
+                    continue  # Something broke while this one waited for its turn.
+                try:
+                    return await self._start_once(slot, began, needs)
+                except (HermitcrabError, OSError) as error:
+                    self._breakers.broke(needs, who, error)
+                    raise
+                finally:
+                    self._breakers.left(needs, who)
+
+    async def _start_once(self, slot: Slot, began: float, needs: Sequence[str]) -> WakeOutcome:
+        async with slot.lock:
+            if slot.life.phase in LIVE:
+                return WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
+            await self._starter.start(slot, self._hearing.of(slot), began)
+            self._breakers.worked(needs)
+            self.last_timings[slot.session.id] = dict(slot.timings)
+        return WakeOutcome(kind="started")
+
+    def why_queued(self, slot: Slot) -> tuple[str, int | None]:
+        """What it waits for before it may start, and its place in the queue."""
+        queued = self._admission.reason(slot)
+        if queued is not None:
+            return queued
+        return self._breakers.reason(self._starter.needs(slot), slot.session.id) or slot.text, None
+
     async def _called_off(self, slot: Slot) -> WakeOutcome:
         if slot.life.phase in STARTABLE:
             await self._reread(slot)
@@ -136,10 +166,10 @@ class Waker:
             ending = explain(None, wanted=slot.wanted_end or "stopped", farewell=None)
             if await self._clear_away(slot, lambda _record: ending):
                 slot.take(Signal.CALLED_OFF)
-        return WakeOutcome(kind="failed", failure=Failure.UNKNOWN, text="it was called off")
+        return WakeOutcome(kind="called-off", text=f"it was called off: {slot.wanted_end or 'stopped'}")
 
     async def _failed(self, slot: Slot, error: HermitcrabError | OSError) -> WakeOutcome:
-        failure = error.failure if isinstance(error, EngineError) else Failure.UNKNOWN
+        failure = failure_of(error)
         text = (
             f"preparing the container failed: {error.strerror or error}" if isinstance(error, OSError) else str(error)
         )
@@ -227,6 +257,21 @@ class Waker:
             slot.timings["thaw"] = (anyio.current_time() - began) * 1000
             self.last_timings[slot.session.id] = dict(slot.timings)
         return WakeOutcome(kind="thawed")
+
+
+def failure_of(error: HermitcrabError | OSError) -> Failure:
+    """What kind of failure it is that a start, or the way to one, ended with."""
+    match error:
+        case EngineError():
+            return error.failure
+        case NotFoundError():
+            return Failure.SPEC_INVALID  # There is no such session, or its group is gone: no later attempt helps.
+        case StoreError():
+            return Failure.STORE_UNAVAILABLE
+        case OSError(errno=number) if number in {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            return Failure.RESOURCES_EXHAUSTED
+        case _:
+            return Failure.UNKNOWN
 
 
 async def nudge(slot: Slot) -> None:

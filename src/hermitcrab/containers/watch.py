@@ -115,7 +115,7 @@ def is_idle(slot: Slot) -> bool:
     return (
         slot.life.phase is Phase.READY
         and exchange is not None
-        and exchange.outstanding == 0
+        and not exchange.has_work
         and exchange.pulse.activity == "idle"
     )
 
@@ -130,6 +130,6 @@ def least_recently_active(slots: Iterable[Slot]) -> Slot | None:
     owing_nothing = [
         slot
         for slot in every
-        if slot.life.phase is Phase.READY and slot.exchange is not None and slot.exchange.outstanding == 0
+        if slot.life.phase is Phase.READY and slot.exchange is not None and not slot.exchange.has_work
     ]
     return min(quiet or owing_nothing, key=lambda slot: slot.active_at, default=None)

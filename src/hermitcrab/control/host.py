@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import anyio
 
 from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers.admission import AdmissionView
+from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
@@ -24,6 +26,10 @@ class Containers(Protocol):
     """Who wakes and ends the containers of sessions."""
 
     def views(self) -> list[SessionView]: ...
+
+    def admission(self) -> AdmissionView: ...
+
+    def breakers(self) -> list[BreakerView]: ...
 
     async def wake(self, session: Session) -> WakeOutcome: ...
 

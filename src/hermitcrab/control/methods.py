@@ -106,6 +106,8 @@ class HostMethods:
             "provider": host.settings.agents.provider,
             "groups": groups,
             "sessions": total,
+            "admission": asdict(host.runner.admission()),
+            "breakers": [asdict(each) for each in host.runner.breakers()],
             "phases": dict(sorted(Counter(view.phase for view in views).items())),
             "containers": [asdict(view) for view in views],
         }

@@ -94,6 +94,10 @@ class ContainerSettings(_Section):
     """What is kept of one container's output, in all its files together."""
     log_files: int = Field(default=2, ge=1, le=20)
     """Into how many files Docker cuts that; Podman and bubblewrap keep one."""
+    memory_reservation_mb: int = Field(default=256, ge=16, le=1_048_576)
+    """What one container is counted for in the budget, if its limit is not less. Most use far less than their limit."""
+    memory_budget_mb: int | None = Field(default=None, ge=64, le=16_777_216)
+    """What all containers together may be counted for. None: three quarters of what is free at the host's start."""
     max_running: int = Field(default=64, ge=1, le=10_000)
     concurrent_starts: int = Field(default=4, ge=1, le=256)
     create_deadline_s: Deadline = 60.0

@@ -28,6 +28,9 @@ from hermitcrab.store import messaging_groups, sessions, wirings
 CHANNEL = "recording"
 REPLY_WITHIN_S = 60.0
 
+_NO_BUDGET_MB = 1_048_576
+"""How many containers run there is whoever measures to say, not this machine's memory."""
+
 
 class RecordingChannel:
     """Implements `channels.base.Channel`; notes the moment of each delivery."""
@@ -74,6 +77,7 @@ async def scratch_host(
     engine: str, overrides: dict[str, Any] | None = None, **containers: Any
 ) -> AsyncIterator[tuple[Host, RecordingChannel]]:
     """A host with the echo provider on `engine`, on a home that is removed afterwards."""
+    containers.setdefault("memory_budget_mb", _NO_BUDGET_MB)
     with tempfile.TemporaryDirectory(prefix="crab-scratch-") as folder:
         async with host_on(Path(folder) / "home", engine, overrides, **containers) as (host, channel):
             yield host, channel
@@ -100,17 +104,20 @@ async def host_on(
         yield host, channel
 
 
-async def add_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
-    """An agent group with a chat of the recording channel wired to it."""
+async def add_chat(host: Host, name: str, *, threads: bool = False) -> tuple[AgentGroup, Address]:
+    """An agent group with a chat of the recording channel wired to it. `threads`: each has a session of its own."""
     group = await create_group(host.store, folder=name)
     address = Address(channel_type=CHANNEL, platform_id=name)
-    chat = MessagingGroup(id=MessagingGroupId(f"mg-{name}"), channel_type=CHANNEL, platform_id=name, name=name)
+    chat = MessagingGroup(
+        id=MessagingGroupId(f"mg-{name}"), channel_type=CHANNEL, platform_id=name, name=name, is_group=threads
+    )
     wiring = Wiring(
         id=WiringId(f"mga-{name}"),
         messaging_group_id=chat.id,
         agent_group_id=group.id,
         engage_mode="pattern",
         engage_pattern=EVERYTHING,
+        session_mode="per-thread" if threads else "shared",
     )
 
     def insert(connection: Any) -> None:

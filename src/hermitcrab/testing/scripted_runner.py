@@ -34,6 +34,8 @@ class Script:
     """False: rows are claimed, and the turn goes on and on."""
     obeys: bool = True
     """Drain and SIGTERM are followed."""
+    stubborn: set[str] = field(default_factory=set)
+    """Sessions whose runners do not follow them."""
     crashes_on: str | None = None
     """A message with this text kills the runner."""
     received: list[tuple[str, int, str]] = field(default_factory=list)
@@ -84,8 +86,12 @@ class _Runner(Behaviour):
         self._task = asyncio.get_running_loop().create_task(self._run(process))
 
     def signal(self, process: FakeProcess, number: signal.Signals) -> None:
-        if number is signal.SIGTERM and self._script.obeys:
+        if number is signal.SIGTERM and self._obeys:
             process.exit(0)
+
+    @property
+    def _obeys(self) -> bool:
+        return self._script.obeys and self._container.spec.session not in self._script.stubborn
 
     def cancel(self) -> None:
         if self._writer is not None:
@@ -145,7 +151,7 @@ class _Runner(Behaviour):
                 for key in self._turns.pop(frame.turn, ()):
                     self._held.pop(key, None)
                 self._leave_if_drained(process)
-            case frames.Drain() if self._script.obeys:
+            case frames.Drain() if self._obeys:
                 self._draining = True
                 self._leave_if_drained(process)
             case frames.Refused():

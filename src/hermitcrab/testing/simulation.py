@@ -105,6 +105,16 @@ class Simulation:
         await self.host.runner.kill(session_id)
         return session_id
 
+    async def add_sessions_of_one_group(self, names: list[str]) -> None:
+        """Sessions of one agent group, one for each thread of its chat, without a container."""
+        _, address = await add_chat(self.host, f"group-of-{names[0]}", threads=True)
+        for name in names:
+            thread = Address(channel_type=address.channel_type, platform_id=address.platform_id, thread_id=name)
+            receipt = await say(self.host, thread, f"{name}-first", "first")
+            self.chats[name] = (thread, SessionId(receipt.session_ids[0]))
+        await self.answered()
+        await self.host.runner.stop_all()
+
     async def say(self, name: str, text: str = "hello") -> str:
         """A message into that chat, on disk. Its id."""
         self.said += 1
@@ -115,7 +125,7 @@ class Simulation:
         """Until nothing waits for an answer anywhere."""
         with anyio.fail_after(within_s):
             while sum(each.pending_triggers for each in await self.counts()):  # noqa: ASYNC110  # virtual time
-                await anyio.sleep(0.5)
+                await anyio.sleep(1)
 
     async def counts(self) -> list[MailboxCounts]:
         found = []

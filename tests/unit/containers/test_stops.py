@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import anyio
-import pytest
 import structlog
 
 from hermitcrab.model.container import ContainerStatus
-from hermitcrab.testing import virtual_time
 from hermitcrab.testing.simulation import Simulation
 
-Scenario = Callable[[Simulation], Awaitable[None]]
 Play = Callable[..., None]
-
-
-@pytest.fixture
-def play(tmp_path: Path) -> Callable[..., None]:
-    """Runs a scenario on a simulated host with one session, `chat`, in virtual time."""
-
-    def play(scenario: Scenario, **containers: Any) -> None:
-        async def whole() -> None:
-            simulation = Simulation(tmp_path, **containers)
-            await simulation.start()
-            await simulation.add_session("chat")
-            await scenario(simulation)
-            await simulation.stop()
-
-        virtual_time.run(whole)
-
-    return play
 
 
 async def causes(simulation: Simulation, name: str = "chat") -> list[str]:

@@ -14,6 +14,8 @@ import pytest
 
 from hermitcrab.channels.base import Delivery
 from hermitcrab.channels.terminal.runtime import TerminalChannel
+from hermitcrab.containers.admission import AdmissionView
+from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import SessionView, WakeOutcome
@@ -46,6 +48,12 @@ class FakeContainers:
         self.read = anyio.Event()
         self.offered: list[InboundRow] = []
         self.asked_for: list[Session] = []
+
+    def admission(self) -> AdmissionView:
+        return AdmissionView(budget_mb=4096, reserved_mb=256, running=1, running_at_most=64, starting=0, queued=0)
+
+    def breakers(self) -> list[BreakerView]:
+        return []
 
     def views(self) -> list[SessionView]:
         return [
