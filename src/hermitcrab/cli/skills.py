@@ -42,7 +42,4 @@ def list_skills(
         [(each["skill"], each["from"], each["description"]) for each in rows],
         empty="There is no skill.",
     )
-    print_line(
-        f"More of them go into {home.skills}, one folder each with a {SKILL_FILE}; one group's own into", "quiet"
-    )
-    print_line(str(home.group_skills(group or "GROUP")), "quiet")
+    print_line(f"More go into {home.skills}/NAME, one group's own into {home.group_skills(group or 'GROUP')}/NAME.")
