@@ -78,6 +78,7 @@ class Host:
     engine: Engine
     runner: ContainerRunner
     starter: Starter
+    desk: MaterialsDesk
     router: Router
     deliverer: Deliverer
     images: GroupImages
@@ -249,6 +250,7 @@ async def open_host(
                 engine=engine,
                 runner=runner,
                 starter=starter,
+                desk=desk,
                 router=router,
                 deliverer=deliverer,
                 archivist=archivist,

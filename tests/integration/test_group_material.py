@@ -110,33 +110,6 @@ async def test_a_container_finds_what_its_groups_config_says_and_the_next_one_wh
         assert (await intruder.spec("")).spec_hash != before, "a container of the earlier config is not the same"
 
 
-WRITES = """
-for name in ("container.json", "CLAUDE.md", ".claude-fragments/x.md", ".claude-fragments/skill-mine.md"):
-    attempt(write, "/workspace/agent/" + name, b'{"provider": "evil"}')
-write("/workspace/agent/CLAUDE.local.md", b"what the agent learned")
-os.makedirs("/workspace/agent/skills/planted", exist_ok=True)
-write("/workspace/agent/skills/planted/SKILL.md", b"---\\nname: planted\\n---")
-os.makedirs("/workspace/agent/group-skills/planted", exist_ok=True)
-answer({each: attempt(write, each) for each in (
-    "/app/skills/x", "/app/skills/status/SKILL.md", os.environ["HOME"] + "/.claude/skills/x", "/workspace/agent/container.json")})
-"""
-
-
-@every_engine
-async def test_nothing_in_a_groups_folder_changes_its_config_and_its_memory_stays(
-    engine: str, options: dict[str, Any], tmp_path: Path
-) -> None:
-    async with host_on(tmp_path / "home", engine, **options) as (host, _):
-        intruder = await intrude(host, "chat")
-        before = await intruder.ask(LOOK)
-        assert before["memory"] == ""
-        assert "done" not in (await intruder.ask(WRITES)).values()
-        after = await intruder.ask(LOOK)
-        assert after["memory"] == "what the agent learned"
-        told = ("config", "entry", "fragments", "skills", "of the harness")
-        assert [after[each] for each in told] == [before[each] for each in told]
-
-
 async def test_limits_and_hardening_of_the_config_are_in_the_spec(tmp_path: Path, need_engine: NeedEngine) -> None:
     need_engine("bubblewrap")
     async with host_on(tmp_path / "home", "bubblewrap", memory_mb=512, pids=100) as (host, _):
@@ -206,6 +179,7 @@ async def test_claude_reads_the_instructions_sees_the_skills_and_calls_a_tool_se
         }
         async with host_on(tmp_path / "home", "bubblewrap", overrides) as (host, channel):
             group, address = await add_chat(host, "chat")
+            host.desk.initialise(group, "What FIRST-MEMORY says.")
             folder = add_skill(host.home.group_skills("chat"), "mine", "Say MINE-FRAGMENT.")
             shutil.copy(mcp_server.__file__, folder / "server.py")
             await configure(

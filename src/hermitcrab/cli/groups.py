@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from hermitcrab.cli.output import GivenHome, Json, print_fields, print_json, print_table
 from hermitcrab.control.client import ControlClient
+from hermitcrab.errors import BadInputError
+
+_MEMORY_BYTES = 64 * 1024
 
 
 async def list_groups(*, json: Json = False, home: GivenHome) -> None:
@@ -30,16 +35,36 @@ async def create(
     *,
     name: Annotated[str | None, Parameter(help="The agent's name for people (default: GROUP).")] = None,
     provider: Annotated[str | None, Parameter(help="claude or echo (default: the setting agents.provider).")] = None,
+    memory: Annotated[
+        str | None, Parameter(help="A file with the text that its memory begins with; - is standard input.")
+    ] = None,
     json: Json = False,
     home: GivenHome,
 ) -> None:
     """Make an agent group with a terminal chat of its own."""
+    text = _memory(memory) if memory is not None else None
     async with ControlClient.connect(home) as client:
-        made = (await client.call("groups.create", folder=group, name=name, provider=provider))["group"]
+        made = (await client.call("groups.create", folder=group, name=name, provider=provider, memory=text))["group"]
     if json:
         print_json(made)
         return
     print(f"Made group {made['folder']}. Talk to it with: crab chat --group {made['folder']}")
+
+
+def _memory(file: str) -> str | None:
+    try:
+        data = sys.stdin.buffer.read(_MEMORY_BYTES + 1) if file == "-" else _beginning(Path(file))
+        text = data.decode()
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{file} cannot be read as text: {error}", hint="Give a file with UTF-8 text.") from error
+    if len(data) > _MEMORY_BYTES:
+        raise BadInputError(f"{file} is longer than {_MEMORY_BYTES} bytes", hint="Longer things go into files.")
+    return text or None
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MEMORY_BYTES + 1)
 
 
 async def show(group: str, /, *, json: Json = False, home: GivenHome) -> None:

@@ -132,12 +132,7 @@ class MaterialsDesk:
             mount_point_folders=(*_WORK_MOUNT_POINTS, *_WORK_FOLDERS),
         )
         self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
-        self._writable_folder(
-            group_folder,
-            mount_point_files=_GROUP_FILES,
-            mount_point_folders=_GROUP_FOLDERS,
-            first_files={instructions.MEMORY_FILE: ""},
-        )
+        self.initialise(group)
         generated = self._publish(group, documents)
         app, python = self._installation(host_interpreter=host_interpreter)
         if not host_interpreter:
@@ -170,6 +165,18 @@ class MaterialsDesk:
             extra_points=str(self._extra_points(folders.extra_points(generation), extra)),
             extra=tuple(each.mount for each in extra if each.mount is not None),
             python=python,
+        )
+
+    def initialise(self, group: AgentGroup, memory: str = "") -> None:
+        """Make the group's own folder, if it is not there, with the memory that it begins with.
+
+        What is there is the agent's: it is looked at, and never overwritten.
+        """
+        self._writable_folder(
+            self._home.groups / group.folder,
+            mount_point_files=_GROUP_FILES,
+            mount_point_folders=_GROUP_FOLDERS,
+            first_files={instructions.MEMORY_FILE: memory},
         )
 
     def clear(self, session: Session, generation: Generation) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from sqlite3 import Connection
 
+from anyio import to_thread
+
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_json, group_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
+from hermitcrab.errors import BadInputError
 from hermitcrab.groups.creation import create_group
 from hermitcrab.model.groups import AgentGroup, Destination, Wiring
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import agent_groups, container_configs, destinations, messaging_groups, sessions, wirings
 
 SESSIONS_SHOWN = 20
+MEMORY_CHARACTERS_AT_MOST = 64 * 1024
+"""More would be in the way of every conversation."""
 
 
 class GroupMethods:
@@ -27,9 +32,14 @@ class GroupMethods:
         return {"groups": [group_json(group, provider) for group, provider in found]}
 
     async def create(self, params: Params, _emit: Emit) -> Json:
+        """`memory`: what its CLAUDE.local.md begins with."""
         folder, name, provider = params.text("folder"), params.optional_text("name"), params.optional_text("provider")
+        memory = params.optional_text("memory") or ""
         params.done()
+        if len(memory) > MEMORY_CHARACTERS_AT_MOST or "\0" in memory:
+            raise BadInputError(f"A memory begins with at most {MEMORY_CHARACTERS_AT_MOST} characters of text.")
         group = await create_group(self._host.store, folder=folder, name=name, provider=provider)
+        await to_thread.run_sync(self._host.desk.initialise, group, memory)
         return {"group": group_json(group, provider)}
 
     async def show(self, params: Params, _emit: Emit) -> Json:

@@ -15,6 +15,7 @@ from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.groups.images import GroupImages
 from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
@@ -48,12 +49,21 @@ class Containers(Protocol):
     def timings(self, session_id: SessionId) -> Mapping[str, float]: ...
 
 
+class Desk(Protocol):
+    """Who makes the folders of agent groups."""
+
+    def initialise(self, group: AgentGroup, memory: str = "") -> None: ...
+
+
 class ControlledHost(Protocol):
     @property
     def home(self) -> Home: ...
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def desk(self) -> Desk: ...
 
     @property
     def installation(self) -> InstallationId: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers.admission import AdmissionView
 from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.materials import MaterialsDesk
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.control.client import ControlClient
@@ -140,6 +142,7 @@ class FakeHost:
     engine: Engine
     runner: Containers
     terminal: TerminalChannel
+    desk: MaterialsDesk
     stop_requested: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -197,6 +200,7 @@ async def on_stage(path: Path) -> AsyncIterator[Scene]:
             engine=cast("Engine", engine),
             runner=containers,
             terminal=terminal,
+            desk=MaterialsDesk(home, uid=os.geteuid(), gid=os.getegid()),
         )
         fits: ControlledHost = host
         async with serving(home.run, methods(fits)), ControlClient.connect(home) as client:
@@ -255,6 +259,21 @@ async def test_groups_are_made_listed_and_shown(tmp_path: Path) -> None:
     assert shown["wirings"][0]["chat"] == "terminal:ops"
     assert shown["destinations"][0]["channel_type"] == "terminal"
     assert shown["sessions"] == []
+
+
+async def test_a_group_begins_with_its_memory_and_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    async with on_stage(tmp_path) as scene:
+        await scene.client.call("groups.create", folder="ops", memory="Be brief.")
+        memory = scene.host.home.groups / "ops" / "CLAUDE.local.md"
+        assert memory.read_text() == "Be brief."
+        (scene.host.home.groups / "old").mkdir()
+        (scene.host.home.groups / "old" / "CLAUDE.local.md").write_text("What it knows.")
+        await scene.client.call("groups.create", folder="old", memory="Be brief.")
+        assert (scene.host.home.groups / "old" / "CLAUDE.local.md").read_text() == "What it knows."
+        for bad in ("a\0b", "x" * 70_000, 5):
+            with pytest.raises(BadInputError):
+                await scene.client.call("groups.create", folder="bad", memory=bad)
+        assert not (scene.host.home.groups / "bad").exists()
 
 
 @pytest.mark.parametrize("folder", ["Main", "..", "a/b", "global", "", "x" * 64])
