@@ -184,6 +184,7 @@ class Exchange:
             config=surroundings.config,
             destinations=[_destination_json(each) for each in surroundings.destinations],
             state=dict(state),
+            routing=_place_json(surroundings.home_address) if surroundings.home_address else None,
         )
 
     async def handle(self, frame: frames.Frame, connection: Connection) -> None:
@@ -466,7 +467,14 @@ def _row_json(row: InboundRow) -> dict[str, Any]:
         "timestamp": row.timestamp,
         "trigger": row.trigger,
         "tries": row.tries,
+        "on_wake": row.on_wake,
         "content": _with_plain_numbers(row.content),
+        **_place_json(address),
+    }
+
+
+def _place_json(address: Address | None) -> dict[str, Any]:
+    return {
         "channel_type": address.channel_type if address else None,
         "platform_id": address.platform_id if address else None,
         "thread_id": address.thread_id if address else None,

@@ -195,6 +195,8 @@ class Welcome(Frame):
     """Each {name, display_name, type, channel_type, platform_id, agent_group_id}."""
     state: Json
     """The session's key-value state: text by key."""
+    routing: Json | None = None
+    """The session's own chat, as {channel_type, platform_id, thread_id}. Absent: it belongs to none."""
 
 
 class Inbound(Frame):
