@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hermitcrab_runner import __version__
+from hermitcrab_runner.asks import answer
 from hermitcrab_runner.link import Link, LinkSettings
 from hermitcrab_runner.logs import note, print_exception
 from hermitcrab_runner.probe import prove
 from hermitcrab_runner.providers.base import Emit, Provider, ProviderSettings
 from hermitcrab_runner.surroundings import Surroundings
 from hermitcrab_runner.turn import Terminated, Tick, TurnLoop
-from hermitcrab_wire import frames
 
 EXIT_FAULT = 70
 EXIT_MISCONFIGURED = 78
@@ -28,10 +28,22 @@ _PROVIDERS = ("echo", "claude")
 _ORPHAN_S = 600.0
 
 
-class _Lost(NamedTuple):
+class Lost(NamedTuple):
     """The link is gone for good."""
 
     code: int
+
+
+class Loop(Protocol):
+    """What this process is for: everything that happens comes to it, one thing after another."""
+
+    finished: bool
+    exit_code: int
+
+    @property
+    def deadline(self) -> float | None: ...
+
+    def handle(self, item: Any) -> None: ...
 
 
 class MisconfiguredError(Exception):
@@ -42,7 +54,7 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
     """Run until the host says that it is enough. Returns the process's exit code."""
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
-        settings = _link_settings(environment, born_at_s)
+        settings = link_settings(environment, born_at_s)
         provider = _make_provider(settings.provider, items.put)
     except MisconfiguredError as error:
         note("misconfigured", reason=error)
@@ -53,7 +65,7 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
         settings,
         holds=lambda: list(held),
         deliver=items.put,
-        lost=lambda code: items.put(_Lost(code)),
+        lost=lambda code: items.put(Lost(code)),
         on_signal=lambda _number: items.put(Terminated()),
     )
     loop = TurnLoop(
@@ -62,9 +74,16 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
         provider=provider,
         surroundings=surroundings,
         held=held,
-        ask=lambda ask: _answer(ask, link),
+        ask=lambda ask: answer(ask, link.send),
         unacknowledged=lambda: link.unacknowledged,
     )
+    code = attend(loop, link, items)
+    provider.close()
+    return code
+
+
+def attend(loop: Loop, link: Link, items: queue.SimpleQueue[Any]) -> int:
+    """Give `loop` what happens, until it has finished. Returns the process's exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGIO):
         signal.signal(number, _heard)
     signal.set_wakeup_fd(link.wake_writer, warn_on_full_buffer=False)
@@ -73,11 +92,10 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
     code = _work(loop, items)
     link.close()
     thread.join(timeout=2)
-    provider.close()
     return code
 
 
-def _work(loop: TurnLoop, items: queue.SimpleQueue[Any]) -> int:
+def _work(loop: Loop, items: queue.SimpleQueue[Any]) -> int:
     asked_to_end = False
     while not loop.finished:
         deadline = loop.deadline
@@ -85,14 +103,14 @@ def _work(loop: TurnLoop, items: queue.SimpleQueue[Any]) -> int:
             item = items.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             item = Tick()
-        if isinstance(item, _Lost):
+        if isinstance(item, Lost):
             return item.code
         if isinstance(item, Terminated):
             if asked_to_end:
                 return _KILLED_BY_TERM
             asked_to_end = True
         loop.handle(item)
-    return 0
+    return loop.exit_code
 
 
 def _run_link(link: Link, items: queue.SimpleQueue[Any]) -> None:
@@ -100,32 +118,14 @@ def _run_link(link: Link, items: queue.SimpleQueue[Any]) -> None:
         link.run()
     except Exception:  # noqa: BLE001  # a runner without a link is of no use: it ends, and says why
         print_exception()
-        items.put(_Lost(EXIT_FAULT))
+        items.put(Lost(EXIT_FAULT))
 
 
 def _heard(_number: int, _frame: FrameType | None) -> None:
     """A handler must exist for the signal to be written to the wakeup descriptor, which the link reads."""
 
 
-def _answer(ask: frames.Ask, link: Link) -> None:
-    """Answer in a thread of its own: looking for a way out may take seconds, in which turns go on."""
-
-    def work() -> None:
-        from hermitcrab_runner import evidence  # noqa: PLC0415  # only a few containers are ever asked
-
-        try:
-            link.send(frames.Answer(id=ask.id, result=evidence.collect(ask.arguments)))
-        except Exception as error:  # noqa: BLE001  # whatever it was, the host waits for an answer
-            print_exception()
-            link.send(frames.Answer(id=ask.id, error=type(error).__name__))
-
-    if ask.subject == "evidence":
-        threading.Thread(target=work, name="evidence", daemon=True).start()
-    else:
-        link.send(frames.Answer(id=ask.id, error=f"this runner knows nothing of {ask.subject[:80]!r}"))
-
-
-def _link_settings(environment: Mapping[str, str], born_at_s: float) -> LinkSettings:
+def link_settings(environment: Mapping[str, str], born_at_s: float) -> LinkSettings:
     try:
         return LinkSettings(
             path=environment["HERMITCRAB_LINK"],

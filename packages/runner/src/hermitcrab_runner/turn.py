@@ -69,6 +69,7 @@ class TurnLoop:
         """Ids of all rows received and not done. Other threads may copy it."""
         self.finished = False
         """Everything is said, and the process may end."""
+        self.exit_code = 0
 
     @property
     def deadline(self) -> float | None:
