@@ -59,6 +59,10 @@ class FakeHost:
         """Kinds of frames that are committed, but whose acknowledgement is lost."""
         self.refusals: dict[str, str] = {}
         """Codes to refuse a frame with, once, by its id or turn."""
+        self.refused_kinds: set[str] = set()
+        """Kinds of outs that are refused."""
+        self.routing: dict[str, Any] | None = None
+        """The session's own chat."""
         self._stream: anyio.abc.ByteStream | None = None
         """The link's. There may be older ones whose end has not been noticed."""
         self._streams: list[anyio.abc.ByteStream] = []
@@ -133,6 +137,8 @@ class FakeHost:
                 return
         answer: frames.Frame | None = None
         match frame:
+            case frames.Out() if frame.kind in self.refused_kinds:
+                answer = frames.Refused(code="unknown-kind", text=f"no kind {frame.kind} here", id=frame.id)
             case frames.Hello():
                 await self._greet(frame, stream)
             case frames.Claim():
@@ -170,6 +176,7 @@ class FakeHost:
                 config=self.config,
                 destinations=self.destinations,
                 state=dict(self.state),
+                routing=self.routing,
             ),
         )
         held = set(hello.holds) if hello.resumes else set()
@@ -224,7 +231,12 @@ def row(key: str, text: object = "hello", *, trigger: bool = True, **fields: Any
 
 @asynccontextmanager
 async def running_runner(
-    host: FakeHost, *, provider: str = "echo", env: Mapping[str, str] | None = None, **options: Any
+    host: FakeHost,
+    *,
+    provider: str = "echo",
+    env: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    **options: Any,
 ) -> AsyncIterator[anyio.abc.Process]:
     """The real runner as a process on `host`; killed on the way out if it still runs. `options` as for open_process."""
     variables = {
@@ -237,7 +249,7 @@ async def running_runner(
         "TZ": "UTC",
         **(env or {}),
     }
-    command = [sys.executable, "-P", "-S", "-m", "hermitcrab_runner"]
+    command = [sys.executable, "-P", "-S", "-m", "hermitcrab_runner", *arguments]
     options.setdefault("stderr", None)
     process = await anyio.open_process(
         command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options

@@ -1,0 +1,88 @@
+"""The real shim with the stand-in for a v2 runner as processes, on a host of one session."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import pytest
+
+from hermitcrab.testing import foreign_runner
+from hermitcrab.testing.fake_host import FakeHost, running_runner
+
+STAND_IN = str(Path(foreign_runner.__file__).resolve())
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A work folder with a foreign runner in it."""
+
+    root: Path
+
+    def command(self, poll_s: float = 0.02) -> list[str]:
+        return [sys.executable, STAND_IN, "--workspace", str(self.root), "--poll", str(poll_s)]
+
+    def let(self, name: str) -> None:
+        """What holds for `name` may go on."""
+        (self.root / "agent" / name).touch()
+
+    def rows(self, file: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(f"file:{self.root / file}?mode=ro", uri=True)
+        try:
+            return connection.execute(query, values).fetchall()
+        finally:
+            connection.close()
+
+    @asynccontextmanager
+    async def shim(
+        self, host: FakeHost, *, env: Mapping[str, str] | None = None, command: list[str] | None = None
+    ) -> AsyncIterator[anyio.abc.Process]:
+        variables = {
+            "HERMITCRAB_WORKSPACE": str(self.root),
+            "HERMITCRAB_WORKDIR": str(self.root / "agent"),
+            **(env or {}),
+        }
+        arguments = ["shim", "--", *(self.command() if command is None else command)]
+        async with running_runner(host, env=variables, arguments=arguments) as process:
+            try:
+                yield process
+            finally:
+                # Outside of a container, nobody ends the command when its shim is killed.
+                for pid in children(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """For what happens in files and processes, and tells nobody here. The test's own timeout is the deadline."""
+    while not condition():  # noqa: ASYNC110
+        await anyio.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [
+            int(each)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for each in (task / "children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Foreign:
+    root = tmp_path / "workspace"
+    (root / "agent").mkdir(parents=True)
+    (root / "agent" / "container.json").write_text(json.dumps({"maxMessagesPerPrompt": 10}))
+    return Foreign(root)
