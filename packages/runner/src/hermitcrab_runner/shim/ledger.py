@@ -204,8 +204,7 @@ def answered_before(ack: Ack, acks: Iterable[Ack], outs: Iterable[OutRow], seqs:
         if ack.at is not None and (said_at := parse_time(out.timestamp)) is not None and said_at < ack.at:
             continue
         # Moments are told to the second only. That it replies to an older row says more.
-        if out.in_reply_to == ack.id or (
-            marked_later and out.in_reply_to in seqs and seqs[out.in_reply_to] > seqs.get(ack.id, 0)
-        ):
+        replies_to = out.in_reply_to or ""
+        if replies_to == ack.id or (marked_later and seqs.get(replies_to, 0) > seqs.get(ack.id, 0)):
             return True
     return False
