@@ -171,8 +171,10 @@ class Ledger:
             del self._done[next(iter(self._done))]
 
     def begin_again(self) -> None:
-        """A new process of the runner: it has no stream."""
+        """A new process of the runner: it has no stream, no row, and nothing in its file."""
         self._has_stream = False
+        for key, each in self.held.items():
+            self.held[key] = Held(each.row)
 
 
 def _quiet_s(held: Held) -> float:

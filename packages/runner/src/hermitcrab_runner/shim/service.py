@@ -317,11 +317,11 @@ class Shim:
     # What the files show.
 
     def _look(self) -> None:
+        self._looking()
         self._busy_until = None
         outbound, inbound = self._outbound, self._inbound
         if outbound is None or inbound is None or not self._begun:
             return
-        self._looking()
         self._vital.saw(outbound.version(), self._workspace.heartbeat_at(), outbound.tool())
         # Marks first: what was said after a mark must not be seen without it.
         before = {key: each.marked_at for key, each in self._ledger.held.items()}
