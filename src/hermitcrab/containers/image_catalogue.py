@@ -9,10 +9,11 @@ from anyio import to_thread
 
 from hermitcrab.containers.engines.bubblewrap_records import Shelf
 from hermitcrab.containers.engines.docker_api import EngineName
-from hermitcrab.containers.engines.docker_builder import EngineImage, ImageBuilder
+from hermitcrab.containers.engines.docker_builder import ImageBuilder
 from hermitcrab.containers.image_shelf import FolderImage, ImageShelf
 from hermitcrab.containers.images import owner_of
 from hermitcrab.errors import EngineError
+from hermitcrab.logic.engine_images import EngineImage
 from hermitcrab.logic.image_recipe import BuildLimits
 from hermitcrab.settings.home import Home
 

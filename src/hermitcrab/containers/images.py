@@ -26,11 +26,13 @@ import anyio.to_thread
 
 from hermitcrab import __version__
 from hermitcrab.containers import runner_source
-from hermitcrab.containers.engines.docker_builder import ImageBuilder, Probe
+from hermitcrab.containers.engines.docker_builder import ImageBuilder
+from hermitcrab.containers.engines.docker_probe import Probe
 from hermitcrab.containers.file_lock import locked
 from hermitcrab.containers.package_fetch import FetchLimits, ImageFacts, fetch
 from hermitcrab.containers.packages import pin_of
 from hermitcrab.errors import BadInputError, EngineError
+from hermitcrab.logic.engine_images import check_image_name
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.logic.image_recipe import BuildLimits, Kind, Recipe
 from hermitcrab.settings.home import Home
@@ -115,14 +117,14 @@ class ImageDesk:
         `wheels`: a folder with Python packages that are installed instead of Node.js and Claude Code; with a base that
         has the tools, nothing is fetched at all then.
         """
-        parent = await builder.resolve(base or DEFAULT_BASE, progress=progress, pull=True)
+        name = default_tag() if name is None else name
+        check_image_name(name)
+        parent = await builder.resolve(DEFAULT_BASE if base is None else base, progress=progress, pull=True)
         chosen = await anyio.to_thread.run_sync(_wheels_in, wheels) if wheels is not None else {}
         packages = parse_packages(apt=TOOLS, pip=[] if wheels is not None else _agent_wheels())
         runner = await anyio.to_thread.run_sync(runner_source.snapshot, self._home.generated)
         recipe = _recipe("agent", parent, packages, {**chosen, "runner": runner.name})
-        return await self._build(
-            builder, recipe, name=name or default_tag(), progress=progress, wheels=wheels, runner=runner
-        )
+        return await self._build(builder, recipe, name=name, progress=progress, wheels=wheels, runner=runner)
 
     async def build_group(
         self, builder: ImageBuilder, *, folder: str, parent: str, packages: PackageList, progress: Progress

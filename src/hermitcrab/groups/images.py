@@ -21,7 +21,7 @@ from hermitcrab.containers.image_catalogue import Catalogue, Removal, catalogue,
 from hermitcrab.containers.image_engines import open_builder, sockets, unpack_image
 from hermitcrab.containers.image_shelf import ImageShelf
 from hermitcrab.containers.images import Built, ImageDesk, default_tag
-from hermitcrab.errors import ConflictError, HermitcrabError
+from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
@@ -78,12 +78,15 @@ class GroupImages:
         try:
             image, built = await self._make(group, config, packages, progress)
         except HermitcrabError as error:
-            failure = f"{error.message}\n{error.hint}".strip()[:FAILURE_CHARACTERS]
+            failure = f"{error.message}\n{error.hint}".strip()[-FAILURE_CHARACTERS:]
             await self._note(
                 lambda connection: group_images.failed(connection, group.id, engine=self._engine, failure=failure)
             )
             log.warning("image.failed", group=group.folder, reason=error.message.splitlines()[0])
-            raise
+            if not isinstance(error, EngineError):
+                raise
+            told = f"{error.message}\nGroup {group.folder} keeps the image that it has."
+            raise EngineError(error.failure, told, hint=error.hint) from error
         finally:
             self._building.discard(group.id)
         await self._note(

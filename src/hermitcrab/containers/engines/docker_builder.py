@@ -8,28 +8,30 @@ cannot be given the limits of a container.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
-import resource
-import tarfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
 
 from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, EngineName
-from hermitcrab.errors import BadInputError, EngineError, Failure, sole
+from hermitcrab.containers.engines.docker_probe import Probe, probe_body, processes_at_most
+from hermitcrab.errors import EngineError, Failure, sole
 from hermitcrab.logic import docker_answers
-from hermitcrab.logic.docker_body import IMAGE
+from hermitcrab.logic.engine_images import (
+    EngineImage,
+    check_image_name,
+    id_of,
+    listed_image,
+    name_and_tag,
+    whole_id,
+)
 from hermitcrab.logic.image_recipe import (
     LABEL_BUILD,
     LABEL_KIND,
     LABEL_OWNER,
-    LABEL_PARENT,
-    LABEL_RECIPE,
     BuildLimits,
     Recipe,
     build_body,
@@ -43,29 +45,11 @@ SIZE_LOOK_S = 1.0
 MAKE_DEADLINE_S = 120.0
 COMMIT_DEADLINE_S = 600.0
 REMOVE_DEADLINE_S = 60.0
-FILE_BYTES_AT_MOST = 32 * 1024 * 1024
-"""The largest file that is read out of an image: Debian's list of installed packages."""
-
 _LOG_END_S = 5.0
 _TAIL_LINES = 20
 
 Progress = Callable[[str], object]
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineImage:
-    """An image that Hermitcrab made, as its engine has it."""
-
-    id: str
-    names: tuple[str, ...]
-    kind: str
-    recipe: str
-    parent: str
-    owner: str
-    size_bytes: int
-    created: int
-    """Seconds since 1970."""
 
 
 class ImageBuilder:
@@ -86,8 +70,7 @@ class ImageBuilder:
 
         Raises EngineError `image-unavailable`.
         """
-        if IMAGE.fullmatch(image) is None or ".." in image:
-            raise BadInputError(f"{image!r} is not the name of an image")
+        check_image_name(image)
         found = await self._look(image)
         if found is None and pull:
             await self._pull(image, progress)
@@ -98,14 +81,14 @@ class ImageBuilder:
                 f"{self.engine} has no image {image}",
                 hint=f"Name one that is here. Without a registry, make a base: bash image/base.sh NAME {self.engine}",
             )
-        return _id(found)
+        return id_of(found)
 
     async def images(self) -> list[EngineImage]:
         """Every image that carries our label, of any home, the newest first."""
         listed = await self._api.request(
             "GET", "/images/json", doing="list images", params={"filters": json.dumps({"label": [LABEL_KIND]})}
         )
-        found = [_image(each) for each in listed or [] if isinstance(each, dict)]
+        found = [listed_image(each) for each in listed or [] if isinstance(each, dict)]
         return sorted((each for each in found if each.kind), key=lambda each: (-each.created, each.id))
 
     async def has(self, image: str) -> bool:
@@ -115,11 +98,11 @@ class ImageBuilder:
     async def used_images(self) -> set[str]:
         """Ids of the images that any container has, whoever's it is."""
         listed = await self._api.request("GET", "/containers/json", doing="list containers", params={"all": "true"})
-        return {_whole(str(each.get("ImageID", ""))) for each in listed or []}
+        return {whole_id(str(each.get("ImageID", ""))) for each in listed or []}
 
     async def name(self, image: str, name: str) -> None:
         """Give the image `name`, taking it from the one that has it."""
-        repository, tag = _divided(name)
+        repository, tag = name_and_tag(name)
         await self._api.request(
             "POST", f"/images/{image}/tag", doing=f"name the image {name}", params={"repo": repository, "tag": tag}
         )
@@ -175,26 +158,7 @@ class ImageBuilder:
     @contextlib.asynccontextmanager
     async def probe(self, image: str, script: str, *, owner: str) -> AsyncIterator[Probe]:
         """A container of `image` that runs `script` without a network as nobody, to learn what is in the image."""
-        body = {
-            "Image": image,
-            "Entrypoint": ["/bin/sh", "-c", script],
-            "Cmd": [],
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "User": "65534:65534",
-            "WorkingDir": "/",
-            "Healthcheck": {"Test": ["NONE"]},
-            "Labels": {LABEL_BUILD: "probe", LABEL_OWNER: owner},
-            "NetworkDisabled": True,
-            "HostConfig": {
-                "CapDrop": ["ALL"],
-                "NetworkMode": "none",
-                "ReadonlyRootfs": True,
-                "SecurityOpt": ["no-new-privileges"],
-                "Memory": 256 * 1024**2,
-                "PidsLimit": 64,
-                "Ulimits": _ulimits(self.engine),
-            },
-        }
+        body = probe_body(image, script, owner=owner, engine=self.engine)
         made = await self._api.request(
             "POST", "/containers/create", doing=f"look into {image}", body=body, deadline_s=MAKE_DEADLINE_S
         )
@@ -224,7 +188,7 @@ class ImageBuilder:
         return found if isinstance(found, dict) else {}
 
     async def _pull(self, image: str, progress: Progress) -> None:
-        repository, tag = _divided(image)
+        repository, tag = name_and_tag(image)
         params = {"fromImage": repository, "tag": tag}
         try:
             async with self._api.stream("POST", "/images/create", doing=f"fetch {image}", params=params) as messages:
@@ -238,13 +202,12 @@ class ImageBuilder:
             progress(error.words[:500])  # what is not there is said by whoever looks for it
 
     async def _create(self, recipe: Recipe, *, context: Path, owner: str, limits: BuildLimits) -> str:
-        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
         body = build_body(
             recipe,
             context=str(context),
             owner=owner,
             limits=limits,
-            processes=32768 if hard == resource.RLIM_INFINITY else min(hard, 32768),
+            processes=processes_at_most(),
             engine=self.engine,
         )
         made = await self._api.request(
@@ -338,13 +301,13 @@ class ImageBuilder:
     async def _commit(self, container: str, recipe: Recipe, *, owner: str, name: str | None) -> str:
         params = [("container", container), ("pause", "false")]
         if name is not None:
-            repository, tag = _divided(name)
+            repository, tag = name_and_tag(name)
             params += [("repo", repository), ("tag", tag)]
         params += [("changes", each) for each in commit_changes(recipe, owner=owner)]
         made = await self._api.request(
             "POST", "/commit", doing="keep the image", params=params, body={}, deadline_s=COMMIT_DEADLINE_S
         )
-        return _whole(str(made["Id"]))
+        return whole_id(str(made["Id"]))
 
     async def _remove_container(self, container: str) -> None:
         try:
@@ -358,83 +321,3 @@ class ImageBuilder:
         except ApiError as error:
             if not docker_answers.container_is_missing(error.status, error.words):
                 raise
-
-
-class Probe:
-    """A container that looks into an image."""
-
-    def __init__(self, api: EngineApi, container: str) -> None:
-        self._api, self.container = api, container
-
-    async def output(self, *, seconds: float = 30.0) -> list[str]:
-        """What its script writes, at most 1000 lines."""
-        await self._api.request("POST", f"/containers/{self.container}/start", doing="look into the image")
-        await self._api.request(
-            "POST", f"/containers/{self.container}/wait", doing="look into the image", deadline_s=seconds
-        )
-        content = await self._api.read(
-            "GET",
-            f"/containers/{self.container}/logs",
-            doing="look into the image",
-            params={"stdout": "1", "tail": "1000"},
-        )
-        return docker_answers.log_lines(content, 1000)
-
-    async def file(self, path: str) -> bytes | None:
-        """The content of a plain file of the image, or None when there is none or it is too large."""
-        content = bytearray()
-        try:
-            async with self._api.content(
-                "GET", f"/containers/{self.container}/archive", doing=f"read {path}", params={"path": path}
-            ) as chunks:
-                async for chunk in chunks:
-                    content += chunk
-                    if len(content) > FILE_BYTES_AT_MOST:
-                        return None
-        except ApiError:
-            return None
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            entry = tar.next()
-            opened = tar.extractfile(entry) if entry is not None and entry.isreg() else None
-            return None if opened is None else opened.read()
-
-
-def _ulimits(engine: EngineName) -> list[dict[str, Any]]:
-    if engine == "docker":
-        return []
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    processes = 32768 if hard == resource.RLIM_INFINITY else min(hard, 32768)
-    return [{"Name": name, "Soft": value, "Hard": value} for name, value in (("nofile", 4096), ("nproc", processes))]
-
-
-def _id(found: Mapping[str, Any]) -> str:
-    return _whole(str(found.get("Id", "")))
-
-
-def _whole(image: str) -> str:
-    """Docker writes `sha256:` before an id, Podman at times, and without it takes an id that is gone for a name."""
-    return f"sha256:{image.removeprefix('sha256:')}"
-
-
-def _divided(name: str) -> tuple[str, str]:
-    if "@" in name:
-        repository, _, digest = name.partition("@")
-        return repository, digest
-    repository, joint, tag = name.rpartition(":")
-    return (repository, tag) if joint and "/" not in tag else (name, "latest")
-
-
-def _image(answer: Json) -> EngineImage:
-    told = answer.get("Labels")
-    labels: Mapping[str, Any] = told if isinstance(told, dict) else {}
-    names = [str(each) for each in answer.get("RepoTags") or [] if "<none>" not in str(each)]
-    return EngineImage(
-        id=_id(answer),
-        names=tuple(names),
-        kind=str(labels.get(LABEL_KIND, "")),
-        recipe=str(labels.get(LABEL_RECIPE, "")),
-        parent=str(labels.get(LABEL_PARENT, "")),
-        owner=str(labels.get(LABEL_OWNER, "")),
-        size_bytes=int(answer.get("Size") or 0),
-        created=int(answer.get("Created") or 0),
-    )
