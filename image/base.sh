@@ -4,7 +4,7 @@
 #   bash image/base.sh TAG [docker|podman]
 #
 # Needs root and the package mmdebstrap. The root folder is kept as a tar file in ${HERMITCRAB_CACHE:-.cache}, so that
-# a second engine, or a second run, only imports it. Who has a registry needs none of this: the Containerfile then
+# a second engine, or a second run, only imports it. Who has a registry needs none of this: `crab image build`
 # begins from an official Python image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
