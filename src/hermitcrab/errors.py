@@ -61,6 +61,10 @@ class StoreTooNewError(StoreError):
     """The database was written by a newer Hermitcrab; it was not touched."""
 
 
+class ConfigError(HermitcrabError):
+    """The stored config of an agent group cannot be used."""
+
+
 class HostUnreachableError(HermitcrabError):
     """No host answers on this home."""
 

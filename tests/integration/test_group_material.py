@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from hermitcrab.app import Host
+from hermitcrab.errors import Failure
 from hermitcrab.groups.configuration import Configurator
 from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.testing import mcp_server
 from hermitcrab.testing.intruder import intrude
-from hermitcrab.testing.scratch import add_chat, host_on, say
+from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 from hermitcrab.testing.scripted_model import say as words
 from hermitcrab.testing.scripted_model import scripted_model, use_tool
 
@@ -153,11 +154,19 @@ async def test_a_stored_config_that_cannot_be_used_stops_its_group_and_no_other(
                 "UPDATE container_configs SET document = '{\"old\": 1}' WHERE agent_group_id = ?", (group.id,)
             )
         )
-        await say(host, broken, "one", "hello")
-        receipt = await say(host, well, "one", "hello")
-        assert (await channel.answer_to(receipt.row_ids[0]))[1].content["text"] == "Echo: hello"
+        receipt = await say(host, broken, "one", "hello")
+        session = await session_of(host, receipt.session_ids[0])
+        for _ in range(12):  # More often than any breaker bears.
+            outcome = await host.runner.wake(session)
+            assert (outcome.kind, outcome.failure, outcome.retry_in_s) == ("failed", Failure.SPEC_INVALID, None)
+            assert "stored config" in outcome.text
+        other = await say(host, well, "one", "hello")
+        assert (await channel.answer_to(other.row_ids[0]))[1].content["text"] == "Echo: hello"
         while not any(delivery.address == broken for _, delivery in channel.delivered.values()):
             await channel.next_delivery()
+        await configure(host, group)
+        assert (await host.runner.wake(session)).kind == "started"
+        assert (await channel.answer_to(receipt.row_ids[0]))[1].content["text"] == "Echo: hello"
 
 
 @pytest.mark.claude

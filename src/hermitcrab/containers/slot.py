@@ -58,7 +58,10 @@ class Surveyor(Protocol):
     """Who knows how a session's container is to be, and what its runner is told at hello."""
 
     async def config(self, group: AgentGroup) -> ContainerConfig:
-        """What was decided on the group's containers, as it stands now."""
+        """What was decided on the group's containers, as it stands now.
+
+        Raises EngineError, `spec-invalid` when what is stored cannot be used.
+        """
 
     def provider_of(self, session: Session, config: ContainerConfig) -> str: ...
 

@@ -119,9 +119,14 @@ class Starter:
         """What a start of it depends on. Images and packages are a group's own."""
         return (breakers.ENGINE, breakers.STORE, breakers.GATEWAY, f"{breakers.IMAGE} of {slot.group.folder}")
 
+    async def survey(self, slot: Slot) -> None:
+        """Look up what a start of it will need, so that it can be admitted for that."""
+        slot.config = await self._surveyor.config(slot.group)
+
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
-        config = slot.config = await self._surveyor.config(slot.group)
+        await self.survey(slot)
+        config = slot.config
         provider = self._surveyor.provider_of(slot.session, config)
         packages = await self._surveyor.packages(provider)
         around = await self._surveyor.surroundings(slot.session, slot.group, config)

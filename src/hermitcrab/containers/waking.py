@@ -130,6 +130,7 @@ class Waker:
 
     async def _attempt(self, slot: Slot, began: float) -> WakeOutcome:
         needs, who = self._starter.needs(slot), slot.session.id
+        await self._starter.survey(slot)
         while True:
             await self._breakers.passable(needs, who)
             async with self._admission.admitted(slot):

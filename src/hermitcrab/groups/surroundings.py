@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from hermitcrab.containers.exchange import Surroundings
 from hermitcrab.containers.packages import ensure_provider_packages
-from hermitcrab.errors import EngineError, Failure
+from hermitcrab.errors import ConfigError, EngineError, Failure
 from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.materials import group_documents
 from hermitcrab.groups.skills import SkillShelf
@@ -46,7 +46,11 @@ class GroupSurveyor:
         self._images, self._package_cache = images, package_cache
 
     async def config(self, group: AgentGroup) -> ContainerConfig:
-        return await self._store.read(lambda connection: container_configs.of(connection, group.id))
+        try:
+            return await self._store.read(lambda connection: container_configs.of(connection, group.id))
+        except ConfigError as error:
+            # Of this group alone: the store itself is well, and trying again does not help.
+            raise EngineError(Failure.SPEC_INVALID, error.message, hint=error.hint) from error
 
     def provider_of(self, session: Session, config: ContainerConfig) -> str:
         """The runner gets what is decided here, and nothing else."""

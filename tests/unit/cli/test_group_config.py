@@ -17,7 +17,7 @@ from hermitcrab.cli.skills import list_skills
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.server import serving
-from hermitcrab.errors import BadInputError, NotFoundError, StoreError
+from hermitcrab.errors import BadInputError, ConfigError, NotFoundError
 from hermitcrab.groups.creation import create_group
 from hermitcrab.logic.container_config import KEYS
 from hermitcrab.model.container_config import ContainerConfig, McpServer
@@ -225,7 +225,7 @@ async def test_a_config_that_cannot_be_used_any_more_is_replaced_by_import(
             connection.execute("UPDATE container_configs SET document = '{\"old\": 1}'")
 
         await scene.store.write(damage)
-        with pytest.raises(StoreError, match="old"):
+        with pytest.raises(ConfigError, match="old"):
             await scene.crab("show", "main")
         (tmp_path / "new.json").write_text("{}")
         await scene.crab("import", "main", str(tmp_path / "new.json"))

@@ -9,6 +9,8 @@ import anyio
 import pytest
 
 from hermitcrab.containers.memory import BUDGET_SHARE, memory_budget_mb
+from hermitcrab.logic.container_config import parse
+from hermitcrab.store import agent_groups, container_configs
 from hermitcrab.testing.simulation import Simulation
 
 Play = Callable[..., None]
@@ -53,6 +55,19 @@ def test_what_finds_no_memory_waits_visibly_and_starts_when_there_is(play: Play)
         assert len(simulation.machine.containers) <= 3
 
     play(scenario, **THREE)
+
+
+def test_a_group_with_a_small_limit_is_counted_for_that_from_its_first_start(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        names = await sessions(simulation, 4)
+        store = simulation.host.store
+        small = parse({"limits": {"memory_mb": 64}})
+        for group in await store.read(agent_groups.all_groups):
+            await store.write(lambda connection, key=group.id: container_configs.put(connection, key, small))  # type: ignore[misc]
+        await busy(simulation, *names)
+        assert simulation.host.runner.admission().reserved_mb == 256
+
+    play(scenario, memory_budget_mb=256)
 
 
 @pytest.mark.parametrize("phase", ["ready", "frozen"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermitcrab.errors import StoreError
+from hermitcrab.errors import ConfigError
 from hermitcrab.logic.container_config import parse
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
@@ -50,7 +50,7 @@ def test_a_stored_config_that_cannot_be_used_is_an_error_with_a_way_out(
     connection: sqlite3.Connection, damage: str
 ) -> None:
     connection.execute("INSERT INTO container_configs VALUES (?, ?, '')", (ANN, damage))
-    with pytest.raises(StoreError, match="ag-ann") as caught:
+    with pytest.raises(ConfigError, match="ag-ann") as caught:
         container_configs.of(connection, ANN)
     assert "import" in caught.value.hint
     assert container_configs.provider_of(connection, ANN) is None, "a listing still shows the group"
