@@ -36,6 +36,8 @@ class Containers(Protocol):
 
     async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool: ...
 
+    def request(self, session: Session) -> None: ...
+
     def interrupt(self, session_id: SessionId) -> bool: ...
 
     async def ask(
@@ -53,6 +55,14 @@ class Desk(Protocol):
     """Who makes the folders of agent groups."""
 
     def initialise(self, group: AgentGroup, memory: str = "") -> None: ...
+
+
+class Deliveries(Protocol):
+    """Who brings what was said to its channels."""
+
+    def notify(self, session: Session) -> None: ...
+
+    def under_way(self) -> Mapping[SessionId, list[str]]: ...
 
 
 class ControlledHost(Protocol):
@@ -85,6 +95,9 @@ class ControlledHost(Protocol):
 
     @property
     def images(self) -> GroupImages: ...
+
+    @property
+    def deliverer(self) -> Deliveries: ...
 
     @property
     def terminal(self) -> TerminalChannel: ...

@@ -18,6 +18,7 @@ from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.group_methods import GroupMethods
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.image_methods import ImageMethods
+from hermitcrab.control.message_methods import MessageMethods
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit, Method
 from hermitcrab.control.session_methods import SessionMethods
@@ -32,6 +33,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
     config = ConfigMethods(host)
     archive = ArchiveMethods(host)
     images = ImageMethods(host)
+    messages = MessageMethods(host)
     return {
         "status": own.status,
         "doctor": own.doctor,
@@ -57,6 +59,10 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.delete": archive.delete,
         "sessions.check": archive.check,
         "session.ask": session.ask,
+        "messages.list": messages.list,
+        "messages.show": messages.show,
+        "messages.retry": messages.retry,
+        "delivery.doctor": messages.doctor,
         "logs": session.logs,
         "deaths": session.deaths,
         "chat.attach": chat.attach,

@@ -14,6 +14,9 @@ RETRY_AFTER_S_AT_MOST = 6 * 3600.0
 UNEXPECTED_AT_MOST = 5
 """Attempts at a message for which a channel fails as no channel should; then it counts as undeliverable."""
 
+WAITS = "waits: "
+"""With what the reason of a message begins that waits for somebody to come."""
+
 REASON_CHARACTERS = 500
 PLATFORM_ID_CHARACTERS = 500
 
@@ -61,6 +64,8 @@ def verdict(
     match trouble.kind:
         case "permanent":
             return Never(reason=trouble.reason)
+        case "nobody":
+            return Later(in_s=backoff.delay_s(attempts, jitter), reason=f"{WAITS}{trouble.reason}"[:REASON_CHARACTERS])
         case "uncertain" | "broken" if not idempotent:
             # Nobody wants an answer twice, and only a channel that knows the key shows it once.
             return Never(reason=f"{trouble.reason}; it may have arrived, and was not sent twice")

@@ -19,12 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hermitcrab.errors import DiskFullError
+from hermitcrab.errors import ConflictError, DiskFullError, NotFoundError
 from hermitcrab.mailbox import compaction, copies, deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
+from hermitcrab.mailbox.ledger import Ledger
 from hermitcrab.mailbox.outgoing import Outgoing
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
+from hermitcrab.model.lives import Entry, Life
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
 from hermitcrab.store.clock import timestamp
 from hermitcrab.store.sqlite import snapshot
@@ -32,6 +34,10 @@ from hermitcrab_wire import faults
 
 THIS_PROCESS = f"{os.getpid()}-{secrets.token_hex(6)}"
 """Marks what this process is sending: after a crash, another process finds a name that is not its own."""
+
+
+AGAIN = "~again-"
+"""Stands between the id of a message that failed and the number of its copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +256,34 @@ class Mailbox(Outgoing):
             undelivered = deliveries.unfinished_ids(self._out)
         for each in undelivered:
             self._end_delivery(each, "failed", reason)
+
+    def entries(self, state: str | None, limit: int) -> list[Entry]:
+        """The newest messages of both directions, or those in one state; newest first."""
+        with self._read_inbound(), self._read_outbound():
+            return Ledger(self._in, self._out).entries(state, limit)
+
+    def unfinished(self, limit: int) -> list[Entry]:
+        """What still waits in either direction, oldest first."""
+        with self._read_inbound(), self._read_outbound():
+            return Ledger(self._in, self._out).unfinished(limit)
+
+    def life(self, row_id: str) -> Life | None:
+        """Everything that happened to the message of that id."""
+        with self._read_inbound(), self._read_outbound():
+            return Ledger(self._in, self._out).life(row_id)
+
+    def accept_again(self, row_id: MessageId) -> InboundRow | None:
+        """A copy of a message that failed, to be answered anew. None: that copy was made before.
+
+        Raises NotFoundError without such a message, ConflictError when it has not failed.
+        """
+        row = self.inbound(row_id)
+        if row is None:
+            raise NotFoundError(f"there is no message {row_id}")
+        if row.status != "failed":
+            raise ConflictError(f"message {row_id} is {row.status}, so there is nothing to repeat")
+        stem, _, number = row_id.partition(AGAIN)
+        return self.accept(replace(row, id=MessageId(f"{stem}{AGAIN}{int(number or 1) + 1}"), trigger=True))
 
     def write_destinations(self, wanted: Sequence[Destination]) -> None:
         """What the agent may send to, for other tools to see."""
