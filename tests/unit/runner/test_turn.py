@@ -172,6 +172,17 @@ def test_old_context_makes_room_for_the_row_that_triggers() -> None:
     assert play.completions[0][1] == []
 
 
+def test_a_row_that_ended_containers_is_worked_on_alone() -> None:
+    play = Play()
+    play.receive(row("r1"), row("r2", tries=1), row("bad", tries=2), row("r3"))
+    assert [claim.ids for claim in play.of_kind(frames.Claim)] == [["r1", "r2"]]
+    play.answer("fine")
+    assert [claim.ids for claim in play.of_kind(frames.Claim)] == [["r1", "r2"], ["bad"]]
+    play.receive(row("r4"))
+    play.answer("fine, too")
+    assert [claim.ids for claim in play.of_kind(frames.Claim)] == [["r1", "r2"], ["bad"], ["r3", "r4"]]
+
+
 def test_a_row_that_comes_twice_is_worked_on_once() -> None:
     play = Play()
     play.receive(row("r1"), row("r1"))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from hermitcrab_wire.limits import MAX_ID_CHARACTERS
 
+SUSPECT_TRIES = 2
+
 CHAT_KINDS = frozenset({"chat", "chat-sdk"})
 
 
@@ -22,6 +24,13 @@ class Row(NamedTuple):
     channel_type: str | None = None
     platform_id: str | None = None
     thread_id: str | None = None
+    tries: int = 0
+    """Containers that have ended while they had it."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """It is worked on alone, so that no other row is blamed for what it does."""
+        return self.trigger and self.tries >= SUSPECT_TRIES
 
     @property
     def text(self) -> str:
@@ -37,7 +46,7 @@ def parse_row(message: Mapping[str, Any]) -> Row | None:
     key = message.get("id")
     if not isinstance(key, str) or not 0 < len(key) <= MAX_ID_CHARACTERS:
         return None
-    seq = message.get("seq")
+    seq, tries = message.get("seq"), message.get("tries")
     return Row(
         id=key,
         kind=text_of(message.get("kind")) or "chat",
@@ -48,6 +57,7 @@ def parse_row(message: Mapping[str, Any]) -> Row | None:
         channel_type=_name(message.get("channel_type")),
         platform_id=_name(message.get("platform_id")),
         thread_id=_name(message.get("thread_id")),
+        tries=tries if isinstance(tries, int) and not isinstance(tries, bool) else 0,
     )
 
 

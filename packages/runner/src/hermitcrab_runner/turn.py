@@ -166,9 +166,11 @@ class TurnLoop:
         while not self._draining and self._surroundings.known:
             if state.asked and not self._provider.takes_follow_ups:
                 return
+            if any(row.is_suspect for group in state.asked.values() for row in group.rows):
+                return
             self._let_old_context_go()
             first = next((index for index, row in enumerate(state.waiting) if row.trigger), None)
-            if first is None:
+            if first is None or (state.asked and state.waiting[first].is_suspect):
                 return
             command = command_of(state.waiting[first], self._provider.native_commands)
             if command is not None:
@@ -179,12 +181,17 @@ class TurnLoop:
             self._begin(self._next_rows(first))
 
     def _next_rows(self, first_trigger: int) -> tuple[Row, ...]:
-        """The oldest rows up to the limit, at least up to the first that triggers, and never past a command."""
+        """The oldest rows up to the limit, at least up to the first that triggers, and never past a command.
+
+        A suspect that triggers has only its context with it.
+        """
         waiting = self._state.waiting
         count = min(max(self._surroundings.most_rows, first_trigger + 1), MAX_IDS_IN_A_FRAME)
         native = self._provider.native_commands
+        if waiting[first_trigger].is_suspect:
+            count = first_trigger + 1
         for index in range(first_trigger + 1, min(count, len(waiting))):
-            if command_of(waiting[index], native) is not None:
+            if waiting[index].is_suspect or command_of(waiting[index], native) is not None:
                 count = index
                 break
         taken = tuple(waiting[:count])
