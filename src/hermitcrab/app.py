@@ -201,6 +201,7 @@ async def open_host(
             mailboxes=mailboxes,
             engine=engine,
             desk=desk,
+            same_way_at_most=settings.containers.quarantine_after,
             machine_restarted=machine.was_restarted(home.machine_file),
         )
         runner = ContainerRunner(

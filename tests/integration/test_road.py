@@ -146,13 +146,13 @@ async def test_a_container_that_dies_leaves_a_certificate_and_loses_nothing(
         assert found[0]["rows_returned"] == 1
 
 
-async def test_a_message_that_ends_every_container_is_given_up_with_a_notice(
+async def test_a_message_that_ends_every_container_is_set_aside_with_a_notice(
     engine: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     async with host_on(tmp_path / "home", engine, **options) as (host, channel):
         _, address = await add_chat(host, "chat")
         text = await answer(host, channel, address, "poison", "/exit 7")
-        assert text.startswith("I gave up on your message: 5 containers ended")
+        assert text.startswith("I have set your message aside: 3 containers ended the same way (exited)")
         assert await answer(host, channel, address, "next", "are you well?") == "Echo: are you well?"
 
 

@@ -50,6 +50,7 @@ COMMANDS = (
     Command("sessions show", "sessions:show", "One session: container, messages, how earlier containers ended"),
     Command("sessions stop", "sessions:stop", "End a session's container; its next message starts another"),
     Command("sessions interrupt", "sessions:interrupt", "End the turn that a session's agent is in"),
+    Command("sessions release", "sessions:release", "Try a message again that was set aside"),
     Command("sessions export", "archive:export", "Write a session to a file"),
     Command("sessions import", "archive:import_", "Take a session in from a file"),
     Command("sessions move", "archive:move", "Move a session to another home"),

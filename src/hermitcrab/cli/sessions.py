@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.cli.output import GivenHome, Json, Session, print_fields, print_json, print_table
 from hermitcrab.cli.status import megabytes
 from hermitcrab.control.client import ControlClient
@@ -71,6 +72,37 @@ async def show(session: Session, /, *, json: Json = False, home: GivenHome) -> N
         [(each["ended_at"], each["generation"], each["cause"], each["text"]) for each in found["certificates"]],
         empty="None of its containers has ended yet.",
     )
+    if found["quarantined"]:
+        print()
+        print_table(
+            ("SET ASIDE", "MESSAGE", "TRIES", "TEXT", "WHY"),
+            [
+                (each["since"], each["id"], each["tries"], one_line(each["text"], width=60), each["reason"])
+                for each in found["quarantined"]
+            ],
+            empty="",
+        )
+        print(f"To try one again: crab sessions release {about['id']} MESSAGE")
+
+
+async def release(
+    session: Session,
+    message: Annotated[str, Parameter(help="The message's id, as `crab sessions show` has it.")],
+    /,
+    *,
+    json: Json = False,
+    home: GivenHome,
+) -> int:
+    """Try a message again that was set aside because it ended container after container."""
+    async with ControlClient.connect(home) as client:
+        found = await client.call("messages.release", session=session, message=message)
+    if json:
+        print_json(found)
+    elif found["released"]:
+        print("Released; it is answered like a new one.")
+    else:
+        print(f"It is not set aside, but {found['status']}.")
+    return 0 if found["released"] else 1
 
 
 async def stop(session: Session, /, *, json: Json = False, home: GivenHome) -> None:

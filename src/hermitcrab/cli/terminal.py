@@ -133,7 +133,7 @@ class Terminal:
                     if out["key"] not in messages and out["delivery"] not in SETTLED_WITHOUT_US
                 ]
                 if state["ended"] and not waiting:
-                    failed = failed or state["status"] == "failed"
+                    failed = failed or state["status"] in {"failed", "quarantined"}
                     break
                 with anyio.move_on_after(LOOKED_EVERY_S):
                     await arrived.wait()

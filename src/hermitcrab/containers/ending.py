@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 
 import anyio
@@ -14,11 +15,13 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
 from hermitcrab.containers.slot import Slot
 from hermitcrab.errors import EngineError, HermitcrabError
-from hermitcrab.logic.ending import HEALTHY_AFTER_S, TRIES_AT_MOST, Cause, Circumstances, Ending, explain
+from hermitcrab.logic.ending import HEALTHY_AFTER_S, Cause, Circumstances, Ending, explain
+from hermitcrab.logic.quarantine import reason_to_quarantine
+from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerStatus, ContainerView, ExitRecord
 from hermitcrab.model.ids import Generation, MessageId, new_id
-from hermitcrab.model.messages import OutboundRow
+from hermitcrab.model.messages import InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
@@ -37,9 +40,11 @@ class Ender:
         mailboxes: Mailboxes,
         engine: Engine,
         desk: MaterialsDesk,
+        same_way_at_most: int,
         machine_restarted: bool = False,
     ) -> None:
-        """`machine_restarted`: since the last host on this home."""
+        """`machine_restarted`: since the last host on this home. `same_way_at_most`: see `logic.quarantine`."""
+        self._same_way_at_most = same_way_at_most
         self._unattended = Circumstances(machine_restarted=machine_restarted, host_was_away=True)
         self._home, self._store, self._mailboxes = home, store, mailboxes
         self._engine, self._desk = engine, desk
@@ -54,7 +59,7 @@ class Ender:
         now = anyio.current_time()
         duration = now - slot.started_at if slot.started_at is not None else None
         lines = await self._last_lines(slot.name)
-        returned = await self._give_back(slot)
+        returned = await self._give_back(slot, ending)
         certificate = Certificate(
             session=slot.session.id,
             generation=generation,
@@ -85,13 +90,20 @@ class Ender:
         slot.stuck_tries = 0
         slot.ended.set()
 
-    async def _give_back(self, slot: Slot) -> int:
+    async def _give_back(self, slot: Slot, ending: Ending) -> int:
         """Close the link, and free the rows that its runner had. How many these were."""
-        newer = Generation(slot.life.generation + 1)
+        give_back = functools.partial(
+            Mailbox.release_claims,
+            before=Generation(slot.life.generation + 1),
+            ended_by=ending.cause,
+            counts=not ending.planned,
+        )
         try:
             if slot.exchange is not None:
+                if not ending.planned:
+                    slot.exchange.note_suspect()
                 await slot.exchange.note_claims()
-            return len(await self._mailboxes.run(slot.session, lambda mailbox: mailbox.release_claims(newer)))
+            return len(await self._mailboxes.run(slot.session, give_back))
         except (HermitcrabError, OSError) as error:
             log.error("rows.not-given-back", session=slot.session.id, text=str(error))
             return 0
@@ -104,36 +116,40 @@ class Ender:
         except (HermitcrabError, OSError) as error:
             log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
 
-    async def give_up_costly_rows(self, slot: Slot, ending: Ending) -> bool:
-        """A message that ended container after container is failed, with a notice, so that others get their turn.
+    async def quarantine_costly_rows(self, slot: Slot, ending: Ending) -> bool:
+        """A message that ended container after container is set aside, with a notice, so that others get their turn.
 
         True: there are notices to deliver.
         """
         now = datetime.now(UTC)
-        given_up = False
         rows = await self._mailboxes.run(
             slot.session, lambda mailbox: mailbox.pending(limit=64, fresh_container=True, now=now)
         )
-        for row in rows:
-            if row.tries < TRIES_AT_MOST:
-                continue
-            reason = f"{row.tries} containers ended while they worked on it; the last one: {ending.text}"
-            notice = OutboundRow(
-                id=MessageId(new_id("notice", int(now.timestamp() * 1000))),
-                kind="chat",
-                timestamp=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                content={"text": f"I gave up on your message: {reason}"},
-                address=row.address,
-                in_reply_to=row.id,
-            )
-            await self._mailboxes.run(
-                slot.session,
-                lambda mailbox, row=row, notice=notice, reason=reason: mailbox.finish(  # type: ignore[misc]
-                    f"given-up-{row.id}", [row.id], [notice], reason
-                ),
-            )
-            given_up = True
-        return given_up
+        tried = [row for row in rows if row.tries]
+        for row in tried:
+            await self._mailboxes.run(slot.session, functools.partial(self._consider, slot.session, row, ending))
+        return bool(tried)
+
+    def _consider(self, session: Session, row: InboundRow, ending: Ending, mailbox: Mailbox) -> None:
+        why = reason_to_quarantine(row.tries, mailbox.ends(row.id), same_way_at_most=self._same_way_at_most)
+        if why is None:
+            return
+        reason = f"{why}; the last one: {ending.text}"
+        now = datetime.now(UTC)
+        notice = OutboundRow(
+            id=MessageId(new_id("notice", int(now.timestamp() * 1000))),
+            kind="chat",
+            timestamp=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            content={
+                "text": f"I have set your message aside: {reason} To try it again: crab sessions release"
+                f" {session.id} {row.id}",
+                "notice": True,
+            },
+            address=row.address,
+            in_reply_to=row.id,
+        )
+        log.warning("message.quarantined", session=session.id, message=row.id, text=reason)
+        mailbox.quarantine(row.id, notice, reason)
 
     async def remove_stale(self, view: ContainerView) -> None:
         """Remove a container that nobody attends, if it still is the one that was seen. Its certificate comes first."""

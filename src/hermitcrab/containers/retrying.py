@@ -49,7 +49,7 @@ class Retries:
         """Start it again if something waits that the end was not to prevent; otherwise keep nothing of it."""
         slot.failures = 0 if ending.planned else slot.failures + 1
         try:
-            if await self._ender.give_up_costly_rows(slot, ending):
+            if await self._ender.quarantine_costly_rows(slot, ending):
                 self._told.said(slot.session)
             counts = await self._mailboxes.run(slot.session, Mailbox.counts)
         except (HermitcrabError, OSError) as error:

@@ -34,6 +34,9 @@ from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
+CAREFUL_AFTER = 2
+"""Ends in a row after which a runner is handed one row to answer after the other."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -189,6 +192,7 @@ class Starter:
             surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group, slot.config),
             outward=outward,
             clock=self._clock,
+            careful=slot.failures >= CAREFUL_AFTER,
         )
         stack = AsyncExitStack()
         async with AsyncExitStack() as building:

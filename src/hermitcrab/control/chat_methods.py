@@ -18,7 +18,7 @@ HISTORY_PAGE = 64
 HISTORY_AT_MOST = 1024
 """Rows after the message asked about that are looked through for its answers."""
 
-ENDED = frozenset({"completed", "failed"})
+ENDED = frozenset({"completed", "failed", "quarantined"})
 """States of a message that nothing more will be said to."""
 
 

@@ -102,7 +102,9 @@ class MessageMethods:
             host.deliverer.notify(session)
             return {"message": delivery_key(session.id, key), "as": delivery_key(session.id, key)}
         again: str | None = entry.id
-        if entry.state != "received":
+        if entry.state == "quarantined":
+            await host.mailboxes.run(session, lambda mailbox: mailbox.release(key))
+        elif entry.state != "received":
             again = await host.mailboxes.run(session, lambda mailbox: _accept_again(mailbox, key))
         if again is None:
             raise ConflictError(

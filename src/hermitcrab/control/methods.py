@@ -52,6 +52,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.wake": session.wake,
         "sessions.stop": session.stop,
         "sessions.interrupt": session.interrupt,
+        "messages.release": session.release_message,
         "sessions.export": archive.export,
         "sessions.import": archive.import_,
         "sessions.hold": archive.hold,

@@ -15,12 +15,12 @@ from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named, session_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
-from hermitcrab.errors import BadInputError
+from hermitcrab.errors import BadInputError, NotFoundError
 from hermitcrab.logic.ending import Cause
 from hermitcrab.logic.moment import parse_moment
 from hermitcrab.logic.tail import new_lines
 from hermitcrab.mailbox.mailbox import Mailbox
-from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.model.ids import Generation, MessageId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import deaths, sessions
 
@@ -58,9 +58,21 @@ class SessionMethods:
         params.done()
         session = await session_named(self._host, name)
         counts = await self._host.mailboxes.run(session, Mailbox.counts)
+        aside = await self._host.mailboxes.run(session, lambda mailbox: mailbox.entries("quarantined", MOST_LISTED))
         return {
             "session": (await sessions_json(self._host, [session]))[0],
             "mailbox": asdict(counts),
+            "quarantined": [
+                {
+                    "id": each.id,
+                    "at": each.at,
+                    "since": each.changed_at,
+                    "text": each.text,
+                    "tries": each.attempts,
+                    "reason": each.reason,
+                }
+                for each in aside
+            ],
             "timings_ms": dict(self._host.runner.timings(session.id)),
             "certificates": await self._host.runner.certificates(session),
         }
@@ -82,6 +94,25 @@ class SessionMethods:
         params.done()
         session = await session_named(self._host, name)
         return {"interrupted": self._host.runner.interrupt(session.id)}
+
+    async def release_message(self, params: Params, _emit: Emit) -> Json:
+        """Have a message out of quarantine, and answered as if it had just come."""
+        name, message = params.text("session"), params.text("message")
+        params.done()
+        session = await session_named(self._host, name)
+        key = MessageId(message.removeprefix(f"{session.id}/"))
+        # Marked before anything waits, so that a host that dies in between looks here at its next start.
+        await self._host.store.write(lambda connection: sessions.unsettle(connection, session.id))
+        row = await self._host.mailboxes.run(session, lambda mailbox: mailbox.inbound(key))
+        if row is None:
+            raise NotFoundError(
+                f"Session {session.id} has no message {message[:80]!r}.",
+                hint=f"crab sessions show {session.id} lists those in quarantine.",
+            )
+        released = await self._host.mailboxes.run(session, lambda mailbox: mailbox.release(key))
+        if released:
+            self._host.runner.request(session)
+        return {"session": session.id, "message": key, "released": released, "status": row.status}
 
     async def ask(self, params: Params, _emit: Emit) -> Json:
         """A question to the session's runner itself; `evidence` is answered from inside the sandbox."""

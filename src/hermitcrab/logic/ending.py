@@ -8,9 +8,6 @@ from enum import StrEnum
 
 from hermitcrab.model.container import ExitRecord
 
-TRIES_AT_MOST = 5
-"""Containers that one message may cost before it is quarantined with a notice."""
-
 HEALTHY_AFTER_S = 60.0
 """A container that lived this long ends a series of failures."""
 

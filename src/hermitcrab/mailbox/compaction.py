@@ -36,14 +36,15 @@ def compact(connection: Connection, table: Table, before: str) -> int:
     if newest is None:
         return 0
     rows = connection.execute(
-        f"SELECT seq, timestamp, content, {_OPEN[table]} FROM {table} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",  # noqa: S608
+        f"SELECT seq, timestamp, content, {_OPEN[table]}, {_WHOLE[table]} FROM {table}"  # noqa: S608
+        " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
         (through, newest[0], ROWS_AT_MOST),
     ).fetchall()
     looked_at = 0
-    for seq, timestamp, content, is_open in rows:
+    for seq, timestamp, content, is_open, stays_whole in rows:
         if is_open or timestamp >= before:
             break
-        if (smaller := shrunk(content)) is not None:
+        if not stays_whole and (smaller := shrunk(content)) is not None:
             connection.execute(f"UPDATE {table} SET content = ? WHERE seq = ?", (smaller, seq))  # noqa: S608
         looked_at += 1
         through = seq
@@ -77,7 +78,10 @@ def shrunk(content: str) -> str | None:
 
 
 _OPEN: dict[Table, str] = {
-    "messages_in": "status NOT IN ('completed', 'failed')",
+    "messages_in": "status NOT IN ('completed', 'failed', 'quarantined')",
     "messages_out": "EXISTS (SELECT 1 FROM deliveries WHERE message_out_id = messages_out.id"
     " AND deliveries.status IN ('scheduled', 'queued', 'sending'))",
 }
+
+_WHOLE: dict[Table, str] = {"messages_in": "status = 'quarantined'", "messages_out": "0"}
+"""What is passed over: somebody may release it, and then it is answered as it was said."""

@@ -71,8 +71,21 @@ def newest(connection: Connection, before_seq: int | None, limit: int) -> list[I
     return [_row(row) for row in rows]
 
 
-def set_status(connection: Connection, row_id: MessageId, status: Literal["completed", "failed"]) -> None:
+def set_status(
+    connection: Connection, row_id: MessageId, status: Literal["completed", "failed", "quarantined"]
+) -> None:
     connection.execute("UPDATE messages_in SET status = ? WHERE id = ? AND status <> ?", (status, row_id, status))
+
+
+def release(connection: Connection, row_id: MessageId) -> None:
+    """As if it had never been tried."""
+    connection.execute(
+        "UPDATE messages_in SET status = 'pending', tries = 0 WHERE id = ? AND status = 'quarantined'", (row_id,)
+    )
+
+
+def quarantined_count(connection: Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM messages_in WHERE status = 'quarantined'").fetchone()[0])
 
 
 def count_try(connection: Connection, row_id: MessageId) -> None:

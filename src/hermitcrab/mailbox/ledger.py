@@ -12,7 +12,7 @@ from sqlite3 import Connection
 from typing import Any, cast
 
 from hermitcrab.mailbox.content import address_of
-from hermitcrab.model.lives import OUTBOUND_STATES, QUARANTINED, Entry, Event, InboundState, Life
+from hermitcrab.model.lives import OUTBOUND_STATES, Entry, Event, InboundState, Life
 from hermitcrab.model.messages import DeliveryStatus
 
 LOOKED_AT = 1000
@@ -73,7 +73,9 @@ class Ledger:
                 query, values = f"{_IN} ORDER BY seq DESC LIMIT ?", (limit,)
             case "received" | "claimed":
                 query, values = f"{_IN} WHERE status = 'pending' ORDER BY seq DESC LIMIT ?", (LOOKED_AT,)
-            case "failed" | "quarantined" | "paused":
+            case "quarantined":
+                query, values = f"{_IN} WHERE status = 'quarantined' ORDER BY seq DESC LIMIT ?", (limit,)
+            case "failed" | "paused":
                 query = f"{_IN} WHERE status IN ('failed', 'paused') ORDER BY seq DESC LIMIT ?"
                 values = (LOOKED_AT,)
             case "completed":
@@ -113,7 +115,7 @@ class Ledger:
             seq=seq or 0,
             direction="in",
             kind=kind,
-            state=_inbound_state(status, ack_status, reason),
+            state=_inbound_state(status, ack_status),
             at=at,
             changed_at=changed_at,
             address=address_of(*address),
@@ -132,8 +134,11 @@ class Ledger:
         ).fetchall()
         for generation, turn, claimed_at, ended_at, outcome in claims:
             yield Event(at=claimed_at, what="claimed", detail=f"generation {generation}, {turn}")
-            if outcome == "given back":
-                yield Event(at=ended_at, what=outcome, detail=f"generation {generation} ended before it was answered")
+            given_back, _, cause = (outcome or "").partition(": ")
+            if given_back == "given back":
+                why = f" ({cause})" if cause else ""
+                detail = f"generation {generation} ended{why} before it was answered"
+                yield Event(at=ended_at, what=given_back, detail=detail)
         if entry.state in {"completed", "failed", "quarantined"}:
             yield Event(at=entry.changed_at, what=entry.state, detail=entry.reason)
 
@@ -153,12 +158,10 @@ class Ledger:
             yield Event(at=entry.changed_at, what=entry.state, detail=entry.reason)
 
 
-def _inbound_state(status: str | None, ack: str | None, reason: str | None) -> InboundState:
-    if ack in {"completed", "failed"}:
+def _inbound_state(status: str | None, ack: str | None) -> InboundState:
+    if ack in {"completed", "failed", "quarantined"}:
         status = ack
-    if status == "failed" and (reason or "").startswith(QUARANTINED):
-        return "quarantined"
-    if status in {"completed", "failed", "paused"}:
+    if status in {"completed", "failed", "quarantined", "paused"}:
         return cast("InboundState", status)
     return "claimed" if ack == "processing" else "received"
 

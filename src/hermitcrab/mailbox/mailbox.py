@@ -52,6 +52,8 @@ class MailboxCounts:
     undelivered: int
     """Queued, postponed and being sent."""
     last_seq: int
+    quarantined: int = 0
+    """Set aside until a person releases them."""
 
 
 class Mailbox(Outgoing):
@@ -136,8 +138,13 @@ class Mailbox(Outgoing):
         with self._write_outbound(durable=False):
             return [each for each in known if outbound.claim(self._out, each, turn, generation)]
 
-    def release_claims(self, before: Generation) -> list[MessageId]:
-        """Give back what generations older than `before` claimed and did not finish; each counts as a try."""
+    def release_claims(
+        self, before: Generation, *, ended_by: str | None = None, counts: bool = True
+    ) -> list[MessageId]:
+        """Give back what generations older than `before` claimed and did not finish.
+
+        `counts`: as a try of each row. `ended_by`: the cause for which the container ended, if it is known.
+        """
         with self._read_outbound():
             ids = outbound.claimed_before(self._out, before)
         if not ids:
@@ -145,11 +152,38 @@ class Mailbox(Outgoing):
         # The other order would count a try twice after a crash in between, and give up a message too early.
         with self._write_outbound():
             for each in ids:
-                outbound.release(self._out, each)
-        with self._write_inbound(durable=False):
-            for each in ids:
-                inbound.count_try(self._in, each)
+                outbound.release(self._out, each, ended_by if counts else None)
+        if counts:
+            with self._write_inbound(durable=False):
+                for each in ids:
+                    inbound.count_try(self._in, each)
         return ids
+
+    def ends(self, row_id: str) -> dict[str, int]:
+        """How many containers ended on their own while they had the row, by cause. Since it was last released."""
+        with self._read_outbound():
+            return outbound.ends(self._out, row_id)
+
+    def quarantine(self, row_id: MessageId, notice: OutboundRow, reason: str) -> list[OutboundRow]:
+        """Set a row aside, together with the notice about that. Returns the notice if it is new."""
+        with self._write_outbound():
+            said = self._say([notice])
+            outbound.finish(self._out, row_id, f"quarantine-{row_id}", reason, status="quarantined")
+        self._repeat_inbound([row_id], said)
+        return said
+
+    def release(self, row_id: MessageId) -> bool:
+        """Have a row out of quarantine, to be answered as if it had just come. False: it is not in quarantine.
+
+        In this order a crash in between leaves it where it was: outbound.db says what is finished.
+        """
+        with self._read_outbound():
+            if outbound.finished(self._out, row_id) != "quarantined":
+                return False
+        with self._write_inbound():
+            inbound.release(self._in, row_id)
+        with self._write_outbound():
+            return outbound.leave_quarantine(self._out, row_id)
 
     def finish(
         self, turn: str, ids: Sequence[MessageId], outs: Sequence[OutboundRow], failed: str | None
@@ -204,6 +238,7 @@ class Mailbox(Outgoing):
                 claimed=outbound.claimed_count(self._out),
                 undelivered=sum(deliveries.unfinished_counts(self._out)),
                 last_seq=self._greatest_seq(),
+                quarantined=inbound.quarantined_count(self._in),
             )
 
     def has_work(self, *, now: datetime | None = None) -> bool:

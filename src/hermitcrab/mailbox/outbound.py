@@ -12,7 +12,12 @@ from hermitcrab.model.messages import OutboundRow
 from hermitcrab.store.clock import timestamp
 from hermitcrab_wire.limits import MAX_STATE_BYTES
 
-Ack = Literal["processing", "completed", "failed"]
+Ack = Literal["processing", "completed", "failed", "quarantined"]
+Finish = Literal["completed", "failed", "quarantined"]
+
+_GIVEN_BACK = "given back"
+_ENDED = f"{_GIVEN_BACK}: "
+"""Begins what is noted of a claim whose container ended on its own; the cause follows."""
 
 COLUMNS = (
     "messages_out.id, messages_out.seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id, content,"
@@ -63,7 +68,7 @@ def ack_of(connection: Connection, row_id: str) -> Ack | None:
     return None if row is None else row[0]
 
 
-def finished(connection: Connection, row_id: str) -> Literal["completed", "failed"] | None:
+def finished(connection: Connection, row_id: str) -> Finish | None:
     """How the row ended; None when it has not. This is the truth that inbound.db only repeats."""
     status = ack_of(connection, row_id)
     return None if status is None or status == "processing" else status
@@ -104,20 +109,47 @@ def claimed_count(connection: Connection) -> int:
     return int(connection.execute(query).fetchone()[0])
 
 
-def release(connection: Connection, row_id: MessageId) -> None:
+def release(connection: Connection, row_id: MessageId, ended_by: str | None = None) -> None:
+    """`ended_by`: the cause for which the container ended that had it, where that counts against the row."""
     connection.execute("DELETE FROM processing_ack WHERE message_id = ? AND status = 'processing'", (row_id,))
-    _end_claims(connection, row_id, "given back")
+    _end_claims(connection, row_id, _GIVEN_BACK if ended_by is None else f"{_ENDED}{ended_by}")
 
 
-def finish(connection: Connection, row_id: MessageId, turn: str, failed: str | None) -> None:
+def ends(connection: Connection, row_id: str) -> dict[str, int]:
+    """How many containers ended while they had the row, by cause."""
+    return {
+        outcome.removeprefix(_ENDED): count
+        for outcome, count in connection.execute(
+            "SELECT outcome, count(DISTINCT generation) FROM claims WHERE message_id = ? AND outcome GLOB ?"
+            " GROUP BY outcome",
+            (row_id, f"{_ENDED}*"),
+        )
+    }
+
+
+def leave_quarantine(connection: Connection, row_id: str) -> bool:
+    """False: it is not in quarantine. The ends that it caused are held against it no more."""
+    query = "DELETE FROM processing_ack WHERE message_id = ? AND status = 'quarantined'"
+    if connection.execute(query, (row_id,)).rowcount != 1:
+        return False
+    connection.execute(
+        "UPDATE claims SET outcome = ? WHERE message_id = ? AND outcome GLOB ?", (_GIVEN_BACK, row_id, f"{_ENDED}*")
+    )
+    return True
+
+
+def finish(
+    connection: Connection, row_id: MessageId, turn: str, failed: str | None, *, status: Finish | None = None
+) -> None:
     """The row's end. What is finished stays as it was finished first."""
+    status = status or ("completed" if failed is None else "failed")
     connection.execute(
         "INSERT INTO processing_ack (message_id, status, status_changed, turn, reason) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (message_id) DO UPDATE SET status = excluded.status, status_changed = excluded.status_changed,"
         " turn = excluded.turn, reason = excluded.reason WHERE status = 'processing'",
-        (row_id, "completed" if failed is None else "failed", timestamp(), turn, failed),
+        (row_id, status, timestamp(), turn, failed),
     )
-    _end_claims(connection, row_id, "completed" if failed is None else "failed")
+    _end_claims(connection, row_id, status)
 
 
 def _end_claims(connection: Connection, row_id: MessageId, outcome: str) -> None:

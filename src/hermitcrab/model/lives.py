@@ -14,9 +14,6 @@ INBOUND_STATES: tuple[InboundState, ...] = get_args(InboundState)
 OUTBOUND_STATES: tuple[DeliveryStatus, ...] = get_args(DeliveryStatus)
 STATES: tuple[str, ...] = tuple(dict.fromkeys((*INBOUND_STATES, *OUTBOUND_STATES)))
 
-QUARANTINED = "quarantined"
-"""With what the reason of a message begins that was given up because it ended its container again and again."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

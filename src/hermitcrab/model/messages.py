@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hermitcrab.model.ids import MessageId, SessionId
 
-InboundStatus = Literal["pending", "paused", "completed", "failed"]
+InboundStatus = Literal["pending", "paused", "completed", "failed", "quarantined"]
 DeliveryStatus = Literal[
     "scheduled", "queued", "sending", "delivered", "confirmed", "failed", "refused", "unknown-after-crash"
 ]

@@ -111,6 +111,8 @@ class ContainerSettings(_Section):
     """Between being told to end and being killed."""
     silent_before_kill_s: Annotated[float, Field(ge=0.5, le=3600, allow_inf_nan=False)] = 30.0
     """A container whose runner gives no sign of life for so long is ended. Its runner beats six times in this."""
+    quarantine_after: int = Field(default=3, ge=1, le=100)
+    """A message is set aside when so many containers ended the same way while they worked on it."""
     lifetime_s: Quiet = 0.0
     """A container is ended when it is as old as this, whatever it does. 0: none is ended for its age."""
 

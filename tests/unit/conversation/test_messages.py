@@ -23,7 +23,7 @@ from hermitcrab.errors import BadInputError, ConflictError, NotFoundError
 from hermitcrab.mailbox.files import inbound_migrations, outbound_migrations
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import Generation, MessageId
-from hermitcrab.model.messages import Address, InboundRow
+from hermitcrab.model.messages import Address, InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
@@ -229,8 +229,9 @@ async def test_a_quarantined_message_is_called_so(open_post: Any) -> None:
     async with open_post(FakeChannel()) as post, at_desk(post) as desk:
         session = await post.session("a")
         await hear(post, session, "m")
-        reason = "quarantined: it ended its container 3 times"
-        await post.mailboxes.run(session, lambda mailbox: mailbox.finish("t", [MessageId("m")], [], reason))
+        reason = "it ended its container 3 times"
+        notice = OutboundRow(id=MessageId("n"), kind="chat", timestamp="2026-01-01T00:00:00Z", content={"text": "Oh."})
+        await post.mailboxes.run(session, lambda mailbox: mailbox.quarantine(MessageId("m"), notice, reason))
         (found,) = (await desk.client.call("messages.list", state="quarantined"))["messages"]
         assert (found["id"], found["reason"]) == ("sess-fake-a/m", reason)
         assert (await desk.client.call("messages.list", state="failed"))["messages"] == []

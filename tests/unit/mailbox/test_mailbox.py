@@ -318,6 +318,7 @@ def test_no_query_looks_through_the_history(mailbox: Mailbox, inbound: In, outbo
     # Partial indexes hold only what is unfinished, and these tables are bounded: walking along them is no scan of history.
     bounded = (
         "messages_in_waiting",
+        "messages_in_quarantined",
         "processing_ack_claimed",
         "deliveries_queued",
         "deliveries_scheduled",
