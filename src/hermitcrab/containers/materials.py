@@ -218,10 +218,10 @@ class MaterialsDesk:
         return publish(
             self._home.generated / group.id,
             {
+                instructions.SETTINGS_FILE: instructions.claude_settings(),
                 **documents,
                 _EMPTY_FILE: text_document(""),
                 "passwd": instructions.passwd(self._uid, self._gid),
-                instructions.SETTINGS_FILE: instructions.claude_settings(),
             },
             folders=(_EMPTY_FOLDER, _SKILLS_FOLDER, *_GROUP_FOLDERS),
         )

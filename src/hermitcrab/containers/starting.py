@@ -131,7 +131,8 @@ class Starter:
         await self.survey(slot)
         config = slot.config
         provider = self._surveyor.provider_of(slot.session, config)
-        packages = await self._surveyor.packages(provider)
+        # A foreign runner brings its own provider, whatever its name.
+        packages = await self._surveyor.packages(provider) if config.runner == "own" else None
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
         documents = await self._surveyor.documents(slot.group, config, around.config)
         with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
@@ -172,6 +173,7 @@ class Starter:
                 ),
             ),
             hardening=config.hardening,
+            foreign_command=config.foreign_command,
             uid=self.uid,
             gid=self.gid,
             timezone=self._settings.agents.timezone,

@@ -37,6 +37,7 @@ def group_documents(
     return {
         **composed.documents,
         instructions.CONFIG_FILE: instructions.container_json(group, config, told, skills),
+        instructions.SETTINGS_FILE: instructions.claude_settings(foreign=config.runner == "foreign"),
         **{
             f"{SKILLS_FOLDER}/{skill.name}/{path}": document
             for skill in skills

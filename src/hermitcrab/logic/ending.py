@@ -89,6 +89,11 @@ _SIGNALS = {1: "SIGHUP", 2: "SIGINT", 6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 1
 }
 
 _RUNNERS_OWN = {
+    74: (
+        Cause.EXITED,
+        "The foreign runner's database was damaged, and it was ended; the next one begins with a new one.",
+    ),
+    79: (Cause.HUNG, "The foreign runner took a message, showed no progress for too long, and was ended."),
     70: (Cause.EXITED, "The runner met an error of its own and ended (exit code 70)."),
     75: (Cause.ORPHANED, "The runner found no host for too long and ended."),
     76: (Cause.DRAINED, "The runner learned that a newer container has taken its place, and ended."),

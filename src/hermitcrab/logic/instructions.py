@@ -123,10 +123,15 @@ def passwd(uid: int, gid: int) -> Document:
     )
 
 
-def claude_settings() -> Document:
-    """The harness's settings: read-only, so that no turn can plant a hook for the next one."""
-    values = {
-        "env": {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"},
-        "hooks": {},
-    }
-    return text_document(json.dumps(values, indent=2) + "\n")
+def claude_settings(*, foreign: bool = False) -> Document:
+    """The harness's settings: read-only, so that no turn can plant a hook for the next one.
+
+    A foreign runner's harness gets those of the earlier system, with the one hook that is part of that runner.
+    """
+    variables = {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
+    hooks: dict[str, Any] = {}
+    if foreign:
+        variables |= {"CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS": "1", "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "0"}
+        compaction = {"type": "command", "command": "bun /app/src/compact-instructions.ts"}
+        hooks = {"PreCompact": [{"hooks": [compaction]}]}
+    return text_document(json.dumps({"env": variables, "hooks": hooks}, indent=2) + "\n")

@@ -23,6 +23,12 @@ PACKAGES = "/opt/hermitcrab/packages"
 INTERPRETER = "/opt/hermitcrab/python"
 TMPFS = ("/tmp", HOME)  # noqa: S108  # in the container
 
+FOREIGN_HOME = "/home/node"
+"""Where a runner of the earlier system has its home, as its image says."""
+FOREIGN_RUNNER_SOURCE = "/opt/hermitcrab/runner"
+"""Our own runner's, beside a foreign one: that one's source is at /app/src, in its image."""
+_FOREIGN_PATH = "/pnpm:"
+
 _NAME_CHARACTERS_AT_MOST = 60
 
 
@@ -73,21 +79,28 @@ def build_spec(
     gid: int,
     timezone: str,
     hardening: Hardening = "standard",
+    foreign_command: tuple[str, ...] = (),
     extra_env: Mapping[str, str] | None = None,
 ) -> ContainerSpec:
     """Everything about the container of `session` in `generation`. The mount table is the design's section 5.
 
+    With a `foreign_command`, our runner serves that one, which finds the container as it was in the earlier system.
+
     Raises EngineError, as `spec_check` does, for what no engine may see.
     """
-    mounts = _mounts(materials)
+    home = FOREIGN_HOME if foreign_command else HOME
+    source = FOREIGN_RUNNER_SOURCE if foreign_command else RUNNER_SOURCE
+    tmpfs = tuple(home if path == HOME else path for path in TMPFS)
+    mounts = _mounts(materials, home=home, source=source)
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     env = {
-        "HOME": HOME,
+        "HOME": home,
         "USER": "agent",
         "LANG": "C.UTF-8",
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": _FOREIGN_PATH + path if foreign_command else path,
         "TZ": timezone,
         "TMPDIR": "/tmp",  # noqa: S108  # in the container, a private tmpfs
-        "PYTHONPATH": RUNNER_SOURCE,
+        "PYTHONPATH": source,
         # The container's root is read-only and its interpreter is the host's.
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
@@ -96,7 +109,7 @@ def build_spec(
         "HERMITCRAB_GENERATION": str(generation),
         "HERMITCRAB_PROVIDER": provider,
         "HERMITCRAB_PACKAGES": PACKAGES,
-        "HERMITCRAB_WRITABLE": ":".join(writable_places(mounts, TMPFS)),
+        "HERMITCRAB_WRITABLE": ":".join(writable_places(mounts, tmpfs)),
         **(extra_env or {}),
     }
     profile = PROFILES[hardening]
@@ -107,10 +120,13 @@ def build_spec(
         generation=generation,
         image=image,
         # -P and -S: neither the agent's folder nor site-packages is on the import path of pid 1.
-        argv=(materials.python, "-P", "-S", "-m", "hermitcrab_runner"),
+        argv=(
+            *(materials.python, "-P", "-S", "-m", "hermitcrab_runner"),
+            *(("shim", "--", *foreign_command) if foreign_command else ()),
+        ),
         env=env,
         mounts=mounts,
-        tmpfs=TMPFS,
+        tmpfs=tmpfs,
         limits=profile.bounded(limits),
         uid=uid,
         gid=gid,
@@ -120,7 +136,8 @@ def build_spec(
     return spec
 
 
-def _mounts(materials: Materials) -> tuple[Mount, ...]:
+def _mounts(materials: Materials, *, home: str, source: str) -> tuple[Mount, ...]:
+    app = {source if target == RUNNER_SOURCE else target: path for target, path in materials.app.items()}
     mounts = [
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
@@ -130,14 +147,14 @@ def _mounts(materials: Materials) -> tuple[Mount, ...]:
         Mount(source=materials.run, target=RUN, mount_class=MountClass.LINK),
         Mount(source=materials.group_folder, target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/agent/{name}") for name, path in sorted(materials.generated.items())),
-        Mount(source=materials.state, target=f"{HOME}/.claude", writable=True, mount_class=MountClass.WORK),
+        Mount(source=materials.state, target=f"{home}/.claude", writable=True, mount_class=MountClass.WORK),
         *(
-            Mount(source=path, target=f"{HOME}/.claude/{name}")
+            Mount(source=path, target=f"{home}/.claude/{name}")
             for name, path in sorted(materials.state_overlays.items())
         ),
         *(
             Mount(source=path, target=target, mount_class=MountClass.INSTALL_SURFACE)
-            for target, path in sorted(materials.app.items())
+            for target, path in sorted(app.items())
         ),
     ]
     if materials.global_memory is not None:

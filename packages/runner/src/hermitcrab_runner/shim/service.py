@@ -19,6 +19,7 @@ from hermitcrab_runner.reply import clean
 from hermitcrab_runner.rows import text_of
 from hermitcrab_runner.shim import feed, said
 from hermitcrab_runner.shim.command import Exited
+from hermitcrab_runner.shim.destinations import with_origins
 from hermitcrab_runner.shim.inbound import InboundFile
 from hermitcrab_runner.shim.layout import DamagedError, Workspace, is_busy
 from hermitcrab_runner.shim.ledger import Held, Ledger, answered_before
@@ -88,6 +89,9 @@ class Shim:
         self._inbound: InboundFile | None = None
         self._outbound: OutboundFile | None = None
         self._most = _MOST_ROWS
+        self._origins: dict[Place, None] = {}
+        """Chats that rows came from."""
+        self._shown_destinations: tuple[tuple[prompt.Destination, ...], Place] | None = None
         self._settle_until: float | None = None
         self._settle_since = 0.0
         self._begun = False
@@ -186,7 +190,8 @@ class Shim:
                 self._log(f"a database was damaged: {self._inbound.damage}")
             self._settle_since = self._clock()
             self._settle_until = self._settle_since + _SETTLE_S
-        self._inbound.write_destinations(self._said.destinations, self._said.home)
+        self._origins.setdefault(self._said.home)
+        self._show_destinations()
 
     def _receive(self, messages: Iterable[Mapping[str, Any]]) -> None:
         for message in messages:
@@ -194,11 +199,19 @@ class Shim:
             if row is None:
                 note("row.without-id")
             else:
+                self._origins.setdefault(Place(row.channel_type, row.platform_id))
                 # Rows for a starting runner are none any more once it has looked for the first time.
                 self._ledger.receive(row._replace(on_wake=0) if self._begun else row)
+        self._show_destinations()
         if self._settle_until is not None:
             self._settle_until = min(self._clock() + _SETTLE_S, self._settle_since + _SETTLED_WITHIN_S)
         faults.point("runner.received")
+
+    def _show_destinations(self) -> None:
+        shown = with_origins(self._said.destinations, self._origins)
+        if self._inbound is not None and (shown, self._said.home) != self._shown_destinations:
+            self._inbound.write_destinations(shown, self._said.home)
+            self._shown_destinations = (shown, self._said.home)
 
     def _refused(self, refused: frames.Refused) -> None:
         note("host.refused", code=refused.code, text=refused.text, id=refused.id or "-")
@@ -290,8 +303,11 @@ class Shim:
             return
         if self._draining:
             self._end("drained")
-        else:
-            self._end(None, code)
+            return
+        if not self._ledger.claimed:
+            # Else a runner that ends before it takes anything would be started for the same messages for ever.
+            self._claim(self._ledger.shown)
+        self._end(None, code)
 
     def _end(self, farewell: str | None, code: int = 0) -> None:
         """Leave as soon as the host has what was said."""
@@ -326,12 +342,7 @@ class Shim:
         # Marks first: what was said after a mark must not be seen without it.
         before = {key: each.marked_at for key, each in self._ledger.held.items()}
         claimed = self._ledger.observe(outbound.acks(list(self._ledger.held)), self._vital.now())
-        if claimed:
-            ids = [each.row.id for each in claimed]
-            for at in range(0, len(ids), MAX_IDS_IN_A_FRAME):
-                part = ids[at : at + MAX_IDS_IN_A_FRAME]
-                self._send(frames.Claim(turn=turn_id(part[0]), ids=part))
-            faults.point("runner.claimed")
+        self._claim(claimed)
         marked = [key for key, each in self._ledger.held.items() if each.marked_at is not None and not before[key]]
         if marked:
             inbound.finish(marked)
@@ -342,6 +353,14 @@ class Shim:
                 if isinstance(out, OutRow):
                     self._ledger.said(out)
         self._state.look(outbound.state())
+
+    def _claim(self, rows: Sequence[Held]) -> None:
+        ids = [each.row.id for each in rows]
+        for at in range(0, len(ids), MAX_IDS_IN_A_FRAME):
+            part = ids[at : at + MAX_IDS_IN_A_FRAME]
+            self._send(frames.Claim(turn=turn_id(part[0]), ids=part))
+        if ids:
+            faults.point("runner.claimed")
 
     def _go_on(self) -> None:
         ready, _ = self._ledger.answered(self._vital.now(), active_at=self._vital.active_at)

@@ -1,0 +1,122 @@
+"""An unmodified v2 runner in a real container: a stand-in for one that knows nothing but SQLite and files."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from hermitcrab.app import Host
+from hermitcrab.model.container_config import ContainerConfig
+from hermitcrab.model.groups import AgentGroup
+from hermitcrab.model.messages import Address
+from hermitcrab.store import container_configs
+from hermitcrab.testing import foreign_runner
+from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
+
+Found = TypeVar("Found")
+NeedEngine = Callable[[str], Mapping[str, str]]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
+    prefix = "HERMITCRAB__CONTAINERS__"
+    found = need_engine(engine)
+    return {key.removeprefix(prefix).lower(): value for key, value in found.items() if key != f"{prefix}ENGINE"}
+
+
+async def foreign_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
+    """A chat with an agent that a foreign runner serves. Its program lies in the group's folder."""
+    group, address = await add_chat(host, name)
+    config = ContainerConfig(foreign_command=("python3", "/workspace/agent/runner.py", "--poll", "0.05"))
+    await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
+    folder = host.home.groups / group.folder
+    await to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
+    await to_thread.run_sync(lambda: shutil.copy(foreign_runner.__file__, folder / "runner.py"))
+    return group, address
+
+
+async def until(question: Callable[[], Awaitable[Found]]) -> Found:
+    with anyio.fail_after(60):
+        while not (found := await question()):  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    return found
+
+
+async def answer(host: Host, channel: RecordingChannel, address: Address, key: str, text: str) -> str:
+    receipt = await say(host, address, key, text)
+    assert receipt.accepted
+    _, delivery = await channel.answer_to(receipt.row_ids[0])
+    return str(delivery.content["text"])
+
+
+@pytest.mark.parametrize("engine", ["bubblewrap", "docker"])
+async def test_a_foreign_runner_answers_from_a_container(engine: str, need_engine: NeedEngine, tmp_path: Path) -> None:
+    async with host_on(tmp_path / "home", engine, **options(engine, need_engine)) as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello there") == "Echo: hello there"
+        first = await answer(host, channel, address, "two", "recall")
+        assert first.startswith("I am conversation-")
+        assert first.endswith("and know chat, terminal")
+        # Another container, the same conversation.
+        await host.runner.kill(host.runner.views()[0].session_id)
+        assert await answer(host, channel, address, "three", "recall") == first
+        (container,) = await host.engine.containers()
+        assert container.generation == 2
+
+
+async def test_a_container_with_a_foreign_runner_is_adopted(need_engine: NeedEngine, tmp_path: Path) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap", keep=True) as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        assert host.reconciled.adopted == 1
+        assert await answer(host, channel, address, "two", "still there?") == "Echo: still there?"
+
+
+async def test_a_foreign_runner_that_dies_leaves_a_certificate_and_loses_nothing(
+    need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+        session = await session_of(host, host.runner.views()[0].session_id)
+        assert await answer(host, channel, address, "two", "die pushed") == "Echo: die pushed"
+        (certificate,) = await host.runner.certificates(session)
+        assert certificate["exit_code"] == 128 + signal.SIGKILL
+        assert certificate["rows_returned"] >= 1
+        assert len(channel.delivered) == 2
+
+
+async def test_a_quiet_foreign_runner_is_frozen_and_thawed(need_engine: NeedEngine, tmp_path: Path) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap", quiet_before_freeze_s=0) as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+
+        async def frozen() -> bool:
+            return host.runner.views()[0].phase == "frozen"
+
+        await until(frozen)
+        assert await answer(host, channel, address, "two", "awake?") == "Echo: awake?"
+
+
+async def test_messages_for_a_command_that_there_is_not_are_given_up_with_a_notice(
+    need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        group, address = await foreign_chat(host, "chat")
+        config = ContainerConfig(foreign_command=("no-such-program",))
+        await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
+        text = await answer(host, channel, address, "one", "hello")
+        assert text.startswith("I gave up on your message: 5 containers ended")
