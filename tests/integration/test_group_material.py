@@ -201,7 +201,10 @@ async def test_claude_reads_the_instructions_sees_the_skills_and_calls_a_tool_se
                         "args": ["/app/skills/mine/server.py"],
                         "env": {"GREETING": "hello from the config"},
                         "instructions": "Add with ADDER-FRAGMENT.",
-                    }
+                    },
+                    # What does not come up is no reason for the agent to say nothing.
+                    "broken": {"command": "there-is-no-such-program"},
+                    "away": {"url": "http://tools.invalid/mcp"},
                 },
             )
             receipt = await say(host, address, "one", "What is 2 + 40?")

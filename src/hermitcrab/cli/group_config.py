@@ -89,9 +89,9 @@ def _changed(answer: Answer, group: str, *, json: bool) -> None:
         return
     print(f"Changed group {group}. It takes effect when a container of it next starts.")
     if earlier := answer["earlier"]:
-        print_line(f"{len(earlier)} of its containers may run as before. End one with: crab sessions stop SESSION")
-        for session in earlier:
-            print(f"  {session}")
+        print_line("These sessions are as they were before. End a container with: crab sessions stop SESSION")
+        for each in earlier:
+            print(f"  {each['session']} ({each['phase']})")
 
 
 def _rows(found: Answer) -> Iterator[tuple[str, object, str]]:

@@ -59,12 +59,16 @@ class ConfigMethods:
         return await self._shown(group, await self._configurator.replace(group, document))
 
     async def _shown(self, group: AgentGroup, config: ContainerConfig) -> Json:
-        """`earlier`: sessions whose containers may have been made with another config than this."""
-        views = [view.session_id for view in self._host.runner.views() if view.phase != "absent"]
+        """`earlier`: sessions that have a container of another config than this, perhaps, or were refused one."""
+        phases = {view.session_id: view.phase for view in self._host.runner.views() if view.phase != "absent"}
 
-        def of_group(connection: Connection) -> list[str]:
-            found = (sessions.by_id(connection, SessionId(each)) for each in views)
-            return [session.id for session in found if session and session.agent_group_id == group.id]
+        def of_group(connection: Connection) -> list[Json]:
+            found = (sessions.by_id(connection, SessionId(each)) for each in phases)
+            return [
+                {"session": each.id, "phase": phases[each.id]}
+                for each in found
+                if each is not None and each.agent_group_id == group.id
+            ]
 
         settings = self._host.settings
         return {
