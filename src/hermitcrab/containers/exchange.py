@@ -121,6 +121,8 @@ class Exchange:
         self._flow = _Flow()
         self._pumping = anyio.Lock()
         self._greeted_before = False
+        self._on_wake_until = 0
+        """Words for a fresh container up to this seq are for the one of this exchange."""
         self._answers: dict[str, tuple[anyio.Event, list[frames.Answer]]] = {}
 
     @property
@@ -162,7 +164,12 @@ class Exchange:
         if self._outward.admit is not None and (why_not := await self._outward.admit(hello)):
             return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
-        state = await self._mailboxes.run(self.session, Mailbox.state)
+        state, last_seq = await self._mailboxes.run(
+            self.session, lambda mailbox: (mailbox.state(), mailbox.counts().last_seq)
+        )
+        if not hello.resumes and not self._greeted_before:
+            self._on_wake_until = last_seq
+        self._greeted_before = True
         flow = self._flow
         if flow.connection is not None:
             # The runner re-dials only when its old link is lost; one runner has one link.
@@ -180,8 +187,7 @@ class Exchange:
             connection.send(self._welcome(surroundings, {}))
         faults.point("link.welcomed")
         self._outward.ready(hello)
-        await self.pump(fresh_container=not hello.resumes and not self._greeted_before)
-        self._greeted_before = True
+        await self.pump()
         return None
 
     def _welcome(self, surroundings: Surroundings, state: dict[str, str]) -> frames.Welcome:
@@ -248,7 +254,7 @@ class Exchange:
         """Rows were committed while nothing could be pushed."""
         self._flow.more_waits = True
 
-    async def pump(self, *, fresh_container: bool = False) -> None:
+    async def pump(self) -> None:
         """Push what waits in the mailbox, as far as the window allows."""
         flow = self._flow
         async with self._pumping:
@@ -262,7 +268,7 @@ class Exchange:
                     Mailbox.pending,
                     limit=room,
                     excluding=frozenset(flow.outstanding),
-                    fresh_container=fresh_container,
+                    on_wake_until=self._on_wake_until,
                     now=datetime.now(UTC),
                 )
                 flow.more_waits = False

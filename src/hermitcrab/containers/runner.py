@@ -34,6 +34,7 @@ from hermitcrab.containers.following import Follower
 from hermitcrab.containers.hearing import Hearing
 from hermitcrab.containers.materials import session_folders
 from hermitcrab.containers.recovery import Recovery
+from hermitcrab.containers.restarting import Restart, Restarter
 from hermitcrab.containers.retrying import Retries
 from hermitcrab.containers.slot import SessionView, Slot, Told, WakeOutcome
 from hermitcrab.containers.slots import Slots
@@ -41,13 +42,13 @@ from hermitcrab.containers.starting import Starter
 from hermitcrab.containers.stopping import Stopper
 from hermitcrab.containers.waking import Waker
 from hermitcrab.containers.watch import Watch
-from hermitcrab.errors import ConflictError, EngineError
+from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
 from hermitcrab.logic.ending import Ending
 from hermitcrab.logic.lifecycle import LIVE, Phase, Signal
 from hermitcrab.logic.spec import container_name
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerView
-from hermitcrab.model.ids import Generation, InstallationId, SessionId
+from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, SessionId
 from hermitcrab.model.messages import InboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
@@ -139,6 +140,14 @@ class ContainerRunner:
             breakers=self._breakers,
             find_again=self._adopter.find_again,
         )
+        self._restarter = Restarter(
+            slots=slots,
+            store=store,
+            mailboxes=mailboxes,
+            stopper=stopper,
+            request=self._request_as_a_person,
+            message_bytes_at_most=settings.limits.message_bytes,
+        )
         self._follower = Follower(slots=slots, background=background, engine=engine, stopper=stopper)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -224,6 +233,30 @@ class ContainerRunner:
     def give_back(self, session_id: SessionId) -> None:
         """Its next message, or whoever asks for one, starts a container again."""
         self._slots.withheld.pop(session_id, None)
+
+    async def restart(self, session: Session, *, message: str | None = None, wake: bool = False) -> Restart:
+        """A fresh container in the place of the session's, with a word that only the fresh one gets."""
+        return await self._restarter.restart(session, message=message, wake=wake)
+
+    async def restart_group(
+        self, group_id: AgentGroupId, *, message: str | None = None, wake: bool = False
+    ) -> list[Restart | HermitcrabError]:
+        """The same for every session of a group that has a container, all at once; each by itself."""
+        self._restarter.check(message)
+        results: list[Restart | HermitcrabError] = []
+
+        async def restart(session: Session) -> None:
+            try:
+                results.append(await self.restart(session, message=message, wake=wake))
+            except HermitcrabError as error:
+                results.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for slot in self._slots:
+                attended = slot.starting is not None or slot.life.phase in LIVE
+                if slot.group.id == group_id and attended:
+                    tasks.start_soon(restart, slot.session)
+        return results
 
     def interrupt(self, session_id: SessionId) -> bool:
         """End the turn that runs, by word to the runner. False: there is no runner to be told."""
@@ -344,6 +377,9 @@ class ContainerRunner:
             return view
         text, place = self._waker.why_queued(slot)
         return replace(view, text=text, place=place)
+
+    def _request_as_a_person(self, session: Session) -> None:
+        self._background.spawn(self.wake, session)
 
     def _begin_recovery(self) -> None:
         self._recovery.begin()

@@ -7,11 +7,12 @@ from sqlite3 import Connection
 
 from anyio import to_thread
 
+from hermitcrab.containers.restarting import Restart
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_json, group_named, sessions_json
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
-from hermitcrab.errors import BadInputError
+from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.groups.creation import create_group
 from hermitcrab.model.groups import AgentGroup, Destination, Wiring
 from hermitcrab.model.sessions import Session
@@ -41,6 +42,17 @@ class GroupMethods:
         group = await create_group(self._host.store, folder=folder, name=name, provider=provider)
         await to_thread.run_sync(self._host.desk.initialise, group, memory)
         return {"group": group_json(group, provider)}
+
+    async def restart(self, params: Params, _emit: Emit) -> Json:
+        """A fresh container for every session of the group that has one."""
+        folder, message, wake = params.text("folder"), params.optional_text("message"), params.flag("wake")
+        params.done()
+        group = await group_named(self._host, folder)
+        found = await self._host.runner.restart_group(group.id, message=message, wake=wake)
+        return {
+            "restarted": [asdict(each) for each in found if isinstance(each, Restart)],
+            "failed": [each.message for each in found if isinstance(each, HermitcrabError)],
+        }
 
     async def show(self, params: Params, _emit: Emit) -> Json:
         folder = params.text("folder")

@@ -11,12 +11,14 @@ from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers.admission import AdmissionView
 from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.restarting import Restart
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
+from hermitcrab.errors import HermitcrabError
 from hermitcrab.groups.images import GroupImages
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import AgentGroup
-from hermitcrab.model.ids import InstallationId, SessionId
+from hermitcrab.model.ids import AgentGroupId, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
@@ -37,6 +39,12 @@ class Containers(Protocol):
     async def kill(self, session_id: SessionId, cause: str = "stopped") -> bool: ...
 
     def request(self, session: Session) -> None: ...
+
+    async def restart(self, session: Session, *, message: str | None = None, wake: bool = False) -> Restart: ...
+
+    async def restart_group(
+        self, group_id: AgentGroupId, *, message: str | None = None, wake: bool = False
+    ) -> list[Restart | HermitcrabError]: ...
 
     def interrupt(self, session_id: SessionId) -> bool: ...
 

@@ -88,6 +88,13 @@ class SessionMethods:
         session = await session_named(self._host, name)
         return {"stopped": await self._host.runner.kill(session.id)}
 
+    async def restart(self, params: Params, _emit: Emit) -> Json:
+        """A fresh container in the place of the one that it has."""
+        name, message, wake = params.text("session"), params.optional_text("message"), params.flag("wake")
+        params.done()
+        session = await session_named(self._host, name)
+        return asdict(await self._host.runner.restart(session, message=message, wake=wake))
+
     async def interrupt(self, params: Params, _emit: Emit) -> Json:
         """End the turn that runs; the container stays."""
         name = params.text("session")

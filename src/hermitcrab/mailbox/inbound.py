@@ -34,13 +34,13 @@ def insert(connection: Connection, row: InboundRow, seq: int) -> bool:
     return cursor.rowcount == 1
 
 
-def waiting(connection: Connection, now: str) -> Iterator[tuple[MessageId, bool, bool]]:
-    """Id, trigger and on_wake of the rows that are due and that nobody has finished, oldest first."""
-    for key, trigger, on_wake in connection.execute(
-        f"SELECT id, trigger, on_wake FROM messages_in WHERE status = 'pending' AND {_DUE} ORDER BY seq",  # noqa: S608
+def waiting(connection: Connection, now: str) -> Iterator[tuple[MessageId, int, bool, bool]]:
+    """Id, seq, trigger and on_wake of the rows that are due and that nobody has finished, oldest first."""
+    for key, seq, trigger, on_wake in connection.execute(
+        f"SELECT id, seq, trigger, on_wake FROM messages_in WHERE status = 'pending' AND {_DUE} ORDER BY seq",  # noqa: S608
         (now,),
     ):
-        yield MessageId(key), bool(trigger), bool(on_wake)
+        yield MessageId(key), seq or 0, bool(trigger), bool(on_wake)
 
 
 def unfinished_ids(connection: Connection) -> list[MessageId]:

@@ -104,18 +104,20 @@ class Mailbox(Outgoing):
         limit: int,
         excluding: Collection[str] = (),
         fresh_container: bool = False,
+        on_wake_until: int = 0,
         now: datetime | None = None,
     ) -> list[InboundRow]:
         """Due rows that are not finished, oldest first, without those in `excluding`.
 
-        Rows for a starting container only come with `fresh_container`.
+        Rows for a starting container only come with `fresh_container`, or as far as `on_wake_until`: those that waited
+        when the container of now said hello are its own, later ones the next one's.
         """
         found: list[InboundRow] = []
         with self._read_inbound():
-            for key, _, on_wake in inbound.waiting(self._in, timestamp(now)):
+            for key, seq, _, on_wake in inbound.waiting(self._in, timestamp(now)):
                 if len(found) >= limit:
                     break
-                if key in excluding or (on_wake and not fresh_container):
+                if key in excluding or (on_wake and not fresh_container and seq > on_wake_until):
                     continue
                 if outbound.finished(self._out, key) is None and (row := inbound.by_id(self._in, key)) is not None:
                     found.append(row)
@@ -229,7 +231,7 @@ class Mailbox(Outgoing):
         with self._read_inbound(), self._read_outbound():
             waiting = [
                 trigger
-                for key, trigger, _ in inbound.waiting(self._in, timestamp(now))
+                for key, _, trigger, _ in inbound.waiting(self._in, timestamp(now))
                 if outbound.finished(self._out, key) is None
             ]
             return MailboxCounts(

@@ -38,6 +38,8 @@ class Script:
     """Sessions whose runners do not follow them."""
     crashes_on: str | None = None
     """A message with this text kills the runner."""
+    hangs_up_on: str | None = None
+    """A message with this text breaks the link of its runner, once, and is not held."""
     received: list[tuple[str, int, str]] = field(default_factory=list)
     """Session, generation and text of every row that a runner was handed."""
 
@@ -165,6 +167,11 @@ class _Runner(Behaviour):
         self._script.received.append((process.spec.session, process.spec.generation, text))
         if self._script.crashes_on is not None and text == self._script.crashes_on:
             process.exit(70)
+            return
+        if self._script.hangs_up_on is not None and text == self._script.hangs_up_on:
+            self._script.hangs_up_on = None
+            if self._writer is not None:
+                self._writer.transport.abort()
             return
         self._held[str(row["id"])] = row
 

@@ -19,6 +19,7 @@ from hermitcrab.containers.admission import AdmissionView
 from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.materials import MaterialsDesk
+from hermitcrab.containers.restarting import Restart
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.control.client import ControlClient
@@ -26,11 +27,11 @@ from hermitcrab.control.host import Containers, ControlledHost
 from hermitcrab.control.methods import methods
 from hermitcrab.control.server import serving
 from hermitcrab.conversation.router import Router
-from hermitcrab.errors import BadInputError, ConflictError, EngineError, Failure, NotFoundError
+from hermitcrab.errors import BadInputError, ConflictError, EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.groups.creation import ensure_first_group
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import Capabilities, Finding
-from hermitcrab.model.ids import Generation, InstallationId, MessageId, SessionId
+from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, MessageId, SessionId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
@@ -77,6 +78,14 @@ class FakeContainers:
     async def wake(self, session: Session) -> WakeOutcome:
         self.live.add(session.id)
         return WakeOutcome(kind="started")
+
+    async def restart(self, session: Session, *, message: str | None = None, wake: bool = False) -> Restart:
+        return Restart(session=session.id, had_container=False, phase="absent", starts=wake or message is not None)
+
+    async def restart_group(
+        self, group_id: AgentGroupId, *, message: str | None = None, wake: bool = False
+    ) -> list[Restart | HermitcrabError]:
+        raise NotImplementedError
 
     def interrupt(self, session_id: SessionId) -> bool:
         return session_id in self.live
