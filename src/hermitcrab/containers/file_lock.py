@@ -1,4 +1,4 @@
-"""A lock between processes, held on a file. The kernel lets go of it when its holder dies."""
+"""Files between processes: a lock, which the kernel lets go of when its holder dies; and notes that are whole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from pathlib import Path
 import anyio
 
 LOCK_PAUSE_S = 0.2
+
+
+def write_note(path: Path, text: str) -> None:
+    """Write a small file that is there whole or not at all, whenever this process or the machine ends."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 @contextlib.asynccontextmanager

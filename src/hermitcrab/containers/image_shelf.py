@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from hermitcrab.containers.file_lock import locked
+from hermitcrab.containers.file_lock import locked, write_note
 from hermitcrab.containers.unpacking import Unpacked, unpack
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.logic.image_recipe import BuildLimits
@@ -102,7 +102,7 @@ class ImageShelf:
                 size_bytes=unpacked.size_bytes,
                 created=int(time.time()),
             )
-            about.write_text(json.dumps(asdict(image)))
+            await anyio.to_thread.run_sync(write_note, about, json.dumps(asdict(image)))
         return image
 
     async def _unpack(self, archive: AsyncIterator[bytes], making: Path) -> Unpacked:

@@ -28,7 +28,7 @@ from hermitcrab import __version__
 from hermitcrab.containers import runner_source
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
 from hermitcrab.containers.engines.docker_probe import Probe
-from hermitcrab.containers.file_lock import locked
+from hermitcrab.containers.file_lock import locked, write_note
 from hermitcrab.containers.package_fetch import FetchLimits, ImageFacts, fetch
 from hermitcrab.containers.packages import pin_of
 from hermitcrab.errors import BadInputError, EngineError
@@ -163,7 +163,7 @@ class ImageDesk:
                         image = await self._make(
                             builder, recipe, name=name, progress=_both(log, progress), wheels=wheels, runner=runner
                         )
-                    self._record(builder, recipe).write_text(image)
+                    await anyio.to_thread.run_sync(write_note, self._record(builder, recipe), image)
                     return Built(image=image, name=name, recipe=recipe.digest, fresh=True, log=path)
         await builder.name(there, name)
         return Built(image=there, name=name, recipe=recipe.digest, fresh=False, log=None)
