@@ -16,6 +16,7 @@ from hermitcrab.containers.image_engines import unpack_archive
 from hermitcrab.containers.image_shelf import ImageShelf
 from hermitcrab.containers.images import ImageDesk
 from hermitcrab.errors import BadInputError, EngineError, Failure
+from hermitcrab.logic.image_packages import parse_packages
 from hermitcrab.model.container_config import ContainerConfig, Packages
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
@@ -60,9 +61,9 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
         yield opened
 
 
-async def test_an_agent_image_is_made_without_a_network_and_only_once(
-    engine: tuple[EngineName, EngineAvailability], tmp_path: Path
-) -> None:
+@pytest.mark.engine("docker")
+async def test_an_agent_image_is_made_without_a_network_and_only_once(tmp_path: Path) -> None:
+    engine = usable("docker"), AVAILABLE["docker"]
     wheels = tmp_path / "wheels"
     with package_archive(tmp_path) as packages:
         packages.add_wheel("crab-shell", program="a borrowed shell")
@@ -86,6 +87,44 @@ async def test_an_agent_image_is_made_without_a_network_and_only_once(
 
         again = await shop.desk.build_agent(shop.builder, base=BASE, name=tag, wheels=wheels, progress=shop.told.append)
         assert (again.image, again.fresh, again.log) == (built.image, False, None)
+
+
+@pytest.mark.claude
+@pytest.mark.engine("docker")
+@pytest.mark.timeout(180)
+async def test_the_whole_agent_image_has_node_and_claude_code_and_takes_npm_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claude_packages: Path
+) -> None:
+    """As users make it: Node.js and Claude Code come from the registry that this machine has for Python packages."""
+    del claude_packages  # without a registry this is skipped
+    if shutil.which("npm") is None:
+        pytest.skip("this machine has no npm to fetch packages with")
+    name = usable("docker")
+    tag = f"hermitcrab-test-image:{uuid.uuid4().hex[:8]}"
+    (tmp_path / "archive").mkdir()
+    async with workshop(name, AVAILABLE[name].socket, tmp_path / "home") as shop:
+        agent = await shop.desk.build_agent(shop.builder, base=BASE, name=tag, progress=shop.told.append)
+        versions = "node --version; npm --version; git --version; claude --version; find / -xdev -type f -perm /6000 2>/dev/null"
+        told = await shop.output(agent.image, "sh", "-c", versions)
+        assert told[0].startswith("v2")
+        assert told[2].startswith("git version")
+        assert "Claude Code" in told[3]
+        assert told[4:] == []
+
+        with package_archive(tmp_path / "archive") as archive:
+            for variable, value in archive.environment.items():
+                monkeypatch.setenv(variable, value)
+            archive.add_npm("claw", program="snap")
+            archive.add_npm("pincer", program="pinch", dependencies={"claw": "1.0.0"}, install_script="id -u >built-by")
+            built = await shop.desk.build_group(
+                shop.builder,
+                folder="crab",
+                parent=agent.image,
+                packages=parse_packages(npm=["pincer@1.0.0"]),
+                progress=shop.told.append,
+            )
+        programs = "pincer; claw; cat /opt/hermitcrab/npm/node_modules/pincer/built-by"
+        assert await shop.output(built.image, "sh", "-c", programs) == ["pinch", "snap", "0"]
 
 
 async def test_a_base_that_is_not_there_is_said_with_its_fix(
