@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from hermitcrab.errors import BadInputError
-from hermitcrab.logic.credentials import credential_in, names_secret
+from hermitcrab.logic.credentials import credential_in, names_secret, without_credentials
 from hermitcrab.logic.image_packages import parse_packages
 from hermitcrab.logic.mounts import name_problem, path_problem
 from hermitcrab.model.container import Hardening
@@ -332,4 +332,4 @@ def _problems(error: ValidationError) -> Iterator[str]:
             close = difflib.get_close_matches(str(each["loc"][-1]), KEYS, n=1) if len(each["loc"]) == 1 else []
             message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
         message = f"{message[:1].lower()}{message[1:]}"
-        yield f"{place}: {message}" if place else message
+        yield without_credentials(f"{place}: {message}" if place else message)

@@ -43,6 +43,11 @@ def credential_in(text: str) -> bool:
     return any(_PLACEHOLDER.search(found[0]) is None for found in _CREDENTIAL.finditer(text))
 
 
+def without_credentials(text: str) -> str:
+    """`text`, for a message to people who pasted a key into the wrong line."""
+    return _CREDENTIAL.sub("[redacted]", text)
+
+
 def names_secret(name: str, value: str) -> bool:
     """Whether a variable is called like a secret and holds something that is no placeholder."""
     return SECRET_NAME.search(name) is not None and _PLACEHOLDER.search(value) is None

@@ -190,9 +190,19 @@ def test_a_variable_called_like_a_secret_must_hold_a_placeholder() -> None:
         parse({"mcp_servers": {"a": {"command": "x", "env": {"API_KEY": placeholder}}}})
 
 
-def test_a_key_pasted_in_place_of_a_key_or_value_is_not_repeated_in_full_values() -> None:
-    assert MADE_UP_KEY not in refusal({"model": MADE_UP_KEY})
-    assert MADE_UP_KEY not in refusal({"effort": MADE_UP_KEY})
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"model": MADE_UP_KEY},
+        {"effort": MADE_UP_KEY},
+        {MADE_UP_KEY: 1},
+        {"mcp_servers": {MADE_UP_KEY: {}}},
+        {"packages": {"apt": [f"{MADE_UP_KEY};"]}},
+        {"additional_mounts": [{"host_path": f"x/{MADE_UP_KEY}"}]},
+    ],
+)
+def test_a_credential_in_the_wrong_place_is_not_repeated(document: dict[str, Any]) -> None:
+    assert MADE_UP_KEY not in refusal(document)
 
 
 JSON = st.recursive(
