@@ -19,6 +19,7 @@ from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers import machine
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine, EngineOptions
+from hermitcrab.containers.explaining import Explainer
 from hermitcrab.containers.images import default_tag
 from hermitcrab.containers.materials import MaterialsDesk, session_folders
 from hermitcrab.containers.memory import memory_budget_mb
@@ -76,6 +77,7 @@ class Host:
     store: Store
     mailboxes: Mailboxes
     engine: Engine
+    explainer: Explainer
     runner: ContainerRunner
     starter: Starter
     desk: MaterialsDesk
@@ -249,6 +251,12 @@ async def open_host(
                 store=store,
                 mailboxes=mailboxes,
                 engine=engine,
+                explainer=Explainer(
+                    installation=install,
+                    starter=starter,
+                    engine=engine,
+                    routes={prefix: route.upstream for prefix, route in gateway.routes.items()},
+                ),
                 runner=runner,
                 starter=starter,
                 desk=desk,

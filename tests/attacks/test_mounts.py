@@ -146,13 +146,20 @@ def renaming(place: Path, *others: Path) -> Iterator[None]:
     stop = threading.Event()
     parked = place.with_name("parked")
 
+    def move(one: Path, to: Path) -> None:
+        try:
+            one.rename(to)
+        except OSError:
+            to.rmdir()  # Podman makes a folder where it finds none.
+            one.rename(to)
+
     def swap() -> None:
         while not stop.is_set():
             for other in others:
-                place.rename(parked)
-                other.rename(place)
-                place.rename(other)
-                parked.rename(place)
+                move(place, parked)
+                move(other, place)
+                move(place, other)
+                move(parked, place)
 
     thread = threading.Thread(target=swap)
     thread.start()

@@ -176,6 +176,7 @@ def test_a_home_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
         ("stop",),
         ("chat", "hello"),
         ("groups", "list"),
+        ("explain", "x"),
         ("groups", "create", "x"),
         ("sessions", "list"),
         ("sessions", "show", "x"),
@@ -272,6 +273,11 @@ def test_groups_sessions_and_logs_are_shown(running: Path) -> None:
     assert crab(running, "chat", "--group", "ops", "hello").stdout == "Echo: hello\n"
     assert [each["folder"] for each in json.loads(crab(running, "groups", "list", "--json").stdout)] == ["main", "ops"]
     assert "terminal:ops" in crab(running, "groups", "show", "ops").stdout
+    explained = json.loads(crab(running, "explain", "ops", "--json").stdout)
+    assert "/workspace/agent" in {each["container"] for each in explained["mounts"]}
+    told = crab(running, "explain", "ops").stdout
+    assert all(each["container"] in told for each in explained["mounts"])
+    assert one_sentence(crab(running, "explain", "nobody"), 1).startswith("crab: There is no group 'nobody'")
     sessions = json.loads(crab(running, "sessions", "list", "--group", "ops", "--json").stdout)
     assert [each["phase"] for each in sessions] == ["ready"]
     assert sessions[0]["id"] in crab(running, "sessions", "show", "ops").stdout

@@ -64,6 +64,7 @@ COMMANDS = (
     Command("delivery doctor", "messages:doctor", "What is stuck on its way, why, and what happens next"),
     Command("logs", "logs:logs", "What a session's container wrote"),
     Command("deaths", "deaths:deaths", "How containers ended: of every session, or of one"),
+    Command("explain", "explain:explain", "Everything that a group's agent can read, write, reach and run, and why"),
     Command("mounts explain", "mounts:explain", "Whether a path may be mounted into containers, rule by rule"),
     Command("mounts list", "mounts:list_mounts", "From where additional mounts are allowed"),
     Command("doctor", "doctor:doctor", "Check every precondition, each with its fix"),

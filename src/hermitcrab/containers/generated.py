@@ -28,7 +28,7 @@ _DIGEST_CHARACTERS = 16
 def publish(place: Path, documents: Mapping[str, Document], *, folders: Iterable[str] = ()) -> Path:
     """`place`/<digest> with these documents by their relative path, and empty `folders`. Blocks. Idempotent."""
     folders = sorted(folders)
-    target = place / _digest(documents, folders)
+    target = folder_of(place, documents, folders=folders)
     if _is_whole(target, documents, folders):
         os.utime(target)
         return target
@@ -47,6 +47,11 @@ def publish(place: Path, documents: Mapping[str, Document], *, folders: Iterable
                 target.rename(Path(scratch) / "damaged")
     _tidy(place, target)
     return target
+
+
+def folder_of(place: Path, documents: Mapping[str, Document], *, folders: Iterable[str] = ()) -> Path:
+    """The folder that `publish` makes of these."""
+    return place / _digest(documents, sorted(folders))
 
 
 def _digest(documents: Mapping[str, Document], folders: Iterable[str]) -> str:

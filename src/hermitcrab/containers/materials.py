@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from hermitcrab.containers import runner_source
-from hermitcrab.containers.generated import publish
+from hermitcrab.containers.generated import folder_of, publish
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import instructions
 from hermitcrab.logic.mounts import Decision
@@ -43,6 +43,7 @@ _STATE_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "ru
 """What a harness would run or obey wherever it finds it, from its working folder up: empty and read-only, or the host's
 own. Otherwise one turn could give orders to every later one, and one chat to all others of its group."""
 
+_GENERATED_FOLDERS = (_EMPTY_FOLDER, _SKILLS_FOLDER, *_GROUP_FOLDERS)
 
 PLACES = {
     "work": frozenset((*_WORK_MOUNT_POINTS, *_WORK_FILES, *_WORK_FOLDERS)),
@@ -120,7 +121,6 @@ class MaterialsDesk:
         skills.
         """
         folders = session_folders(self._home, session)
-        group_folder = self._home.groups / group.folder
         for each in (folders.inbox, folders.logs, folders.run(generation)):
             each.mkdir(parents=True, exist_ok=True)
         # The container's user must be able to pass through to the sockets, and nobody else gets this far.
@@ -133,14 +133,39 @@ class MaterialsDesk:
         )
         self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
         self.initialise(group)
-        generated = self._publish(group, documents)
+        publish(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
+        self._extra_points(folders.extra_points(generation), extra)
+        return self.plan(
+            session,
+            group,
+            generation,
+            documents=documents,
+            packages=packages,
+            host_interpreter=host_interpreter,
+            extra=extra,
+        )
+
+    def plan(
+        self,
+        session: Session,
+        group: AgentGroup,
+        generation: Generation,
+        *,
+        documents: Mapping[str, Document],
+        packages: Path | None,
+        host_interpreter: bool,
+        extra: Sequence[Decision] = (),
+    ) -> Materials:
+        """What `prepare` gives, with nothing made for the session."""
+        folders = session_folders(self._home, session)
+        generated = folder_of(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
         app, python = self._installation(host_interpreter=host_interpreter)
         if not host_interpreter:
             # An image knows nothing of our user; bubblewrap's own /etc is made with it.
             app["/etc/passwd"] = str(generated / "passwd")
         app[SKILLS] = str(generated / _SKILLS_FOLDER)
         if packages is not None:
-            app[PACKAGES] = str(packages.resolve(strict=True))
+            app[PACKAGES] = str(packages.resolve())
         global_memory = self._home.groups / "global"
         empty, nothing = str(generated / _EMPTY_FOLDER), str(generated / _EMPTY_FILE)
         return Materials(
@@ -148,7 +173,7 @@ class MaterialsDesk:
             inbox=str(folders.inbox),
             run=str(folders.run(generation)),
             state=str(folders.state),
-            group_folder=str(group_folder),
+            group_folder=str(self._home.groups / group.folder),
             generated={
                 **{name: str(generated / name) for name in _GROUP_FILES},
                 **{name: str(generated / name) for name in _GROUP_FOLDERS},
@@ -162,7 +187,7 @@ class MaterialsDesk:
                 "skills": str(generated / _SKILLS_FOLDER),
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
-            extra_points=str(self._extra_points(folders.extra_points(generation), extra)),
+            extra_points=str(folders.extra_points(generation)),
             extra=tuple(each.mount for each in extra if each.mount is not None),
             python=python,
         )
@@ -185,7 +210,7 @@ class MaterialsDesk:
         for each in (folders.run(generation), folders.extra_points(generation)):
             shutil.rmtree(each, ignore_errors=True)
 
-    def _extra_points(self, folder: Path, extra: Sequence[Decision]) -> Path:
+    def _extra_points(self, folder: Path, extra: Sequence[Decision]) -> None:
         """The host's own folder, so that no agent can put anything in the way of a mount."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
@@ -195,7 +220,6 @@ class MaterialsDesk:
                 left.rmdir() if left.is_dir() else left.unlink()
         for name, kind in wanted.items():
             (folder / name).mkdir(exist_ok=True) if kind == "folder" else (folder / name).touch()
-        return folder
 
     def _installation(self, *, host_interpreter: bool) -> tuple[dict[str, str], str]:
         """The read-only parts of this installation by their path in the container, and the interpreter's path there."""
@@ -214,17 +238,14 @@ class MaterialsDesk:
         app[INTERPRETER] = str(prefix)
         return app, f"{INTERPRETER}/{executable}"
 
-    def _publish(self, group: AgentGroup, documents: Mapping[str, Document]) -> Path:
-        return publish(
-            self._home.generated / group.id,
-            {
-                instructions.SETTINGS_FILE: instructions.claude_settings(),
-                **documents,
-                _EMPTY_FILE: text_document(""),
-                "passwd": instructions.passwd(self._uid, self._gid),
-            },
-            folders=(_EMPTY_FOLDER, _SKILLS_FOLDER, *_GROUP_FOLDERS),
-        )
+    def _generated(self, group: AgentGroup, documents: Mapping[str, Document]) -> tuple[Path, dict[str, Document]]:
+        """Where the group's host-written files are published, and all of them."""
+        return self._home.generated / group.id, {
+            instructions.SETTINGS_FILE: instructions.claude_settings(),
+            **documents,
+            _EMPTY_FILE: text_document(""),
+            "passwd": instructions.passwd(self._uid, self._gid),
+        }
 
     def _writable_folder(
         self,

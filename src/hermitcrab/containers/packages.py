@@ -60,6 +60,15 @@ def installer_argv(
     ]  # fmt: skip
 
 
+def provider_packages_folder(provider: str, cache: Path, *, python: tuple[int, int] | None = None) -> Path | None:
+    """Where the provider's packages are once they are installed. None: it needs none."""
+    pin = pin_of(provider, importlib.metadata.requires(_RUNNER) or [])
+    if pin is None:
+        return None
+    python = python or (sys.version_info.major, sys.version_info.minor)
+    return cache / f"{provider}-{pin[1]}-cp{python[0]}{python[1]}"
+
+
 async def ensure_provider_packages(
     provider: str,
     cache: Path,
@@ -73,11 +82,11 @@ async def ensure_provider_packages(
     Raises EngineError `image-unavailable` when the packages cannot be had.
     """
     pin = pin_of(provider, importlib.metadata.requires(_RUNNER) or [])
-    if pin is None:
+    folder = provider_packages_folder(provider, cache, python=python)
+    if pin is None or folder is None:
         return None
     name, version = pin
     python = python or (sys.version_info.major, sys.version_info.minor)
-    folder = cache / f"{provider}-{version}-cp{python[0]}{python[1]}"
     if await anyio.Path(folder).is_dir():
         return folder
     await anyio.Path(cache).mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,9 @@ class Surveyor(Protocol):
         Raises EngineError, `spec-invalid` for a provider that there is not.
         """
 
+    def packages_folder(self, provider: str) -> Path | None:
+        """Where that folder is or will be, with nothing made."""
+
 
 class Door(Protocol):
     """The gateway, as far as containers need it."""

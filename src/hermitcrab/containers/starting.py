@@ -6,6 +6,8 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import structlog
@@ -26,6 +28,7 @@ from hermitcrab.logic.precedence import limits
 from hermitcrab.logic.spec import Materials, build_spec
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerSpec, Limits
+from hermitcrab.model.documents import Document
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
@@ -38,6 +41,16 @@ CAREFUL_AFTER = 2
 """Ends in a row after which a runner is handed one row to answer after the other."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """What a container is to be made from, as far as the group and the settings say."""
+
+    provider: str
+    image: str | None
+    documents: Mapping[str, Document]
+    """What the container reads, by path."""
 
 
 class Starter:
@@ -128,42 +141,65 @@ class Starter:
 
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
+        recipe = await self._recipe(slot)
+        # A foreign runner brings its own provider, whatever its name.
+        is_own = slot.config.runner == "own"
+        packages = await self._surveyor.packages(recipe.provider) if is_own else None
+        with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
+            await self._engine.ensure_image(recipe.image)
+        _record(slot)
+        materials = await self._materials(self._desk.prepare, slot, generation, recipe, packages)
+        slot.spec = self._spec(slot, generation, recipe, materials)
+        return slot.spec
+
+    async def plan(self, slot: Slot, generation: Generation) -> tuple[ContainerSpec, Mapping[str, Document]]:
+        """The spec that `prepare` would give, and what the container reads, with nothing made."""
+        recipe = await self._recipe(slot)
+        packages = self._surveyor.packages_folder(recipe.provider) if slot.config.runner == "own" else None
+        materials = await self._materials(self._desk.plan, slot, generation, recipe, packages)
+        return self._spec(slot, generation, recipe, materials), recipe.documents
+
+    async def _recipe(self, slot: Slot) -> _Recipe:
+        """The config, and the decisions on the mounts that it asks for, are the slot's from now on."""
         await self.survey(slot)
         config = slot.config
-        provider = self._surveyor.provider_of(slot.session, config)
-        # A foreign runner brings its own provider, whatever its name.
-        packages = await self._surveyor.packages(provider) if config.runner == "own" else None
         around = await self._surveyor.surroundings(slot.session, slot.group, config)
-        documents = await self._surveyor.documents(slot.group, config, around.config)
-        with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
-            image = await self._surveyor.image(slot.group, config)
-            await self._engine.ensure_image(image)
         slot.decisions = ()
         if config.additional_mounts:
             slot.decisions = await to_thread.run_sync(decide_for, self._home, slot.group.folder, config)
-            _record(slot)
-        materials: Materials = await to_thread.run_sync(
+        return _Recipe(
+            provider=self._surveyor.provider_of(slot.session, config),
+            image=await self._surveyor.image(slot.group, config),
+            documents=await self._surveyor.documents(slot.group, config, around.config),
+        )
+
+    async def _materials(
+        self, of: Callable[..., Materials], slot: Slot, generation: Generation, recipe: _Recipe, packages: Path | None
+    ) -> Materials:
+        return await to_thread.run_sync(
             functools.partial(
-                self._desk.prepare,
+                of,
                 slot.session,
                 slot.group,
                 generation,
-                documents=documents,
+                documents=recipe.documents,
                 packages=packages,
-                host_interpreter=image is None,
+                host_interpreter=recipe.image is None,
                 extra=slot.decisions,
             )
         )
+
+    def _spec(self, slot: Slot, generation: Generation, recipe: _Recipe, materials: Materials) -> ContainerSpec:
         containers = self._settings.containers
-        slot.spec = build_spec(
+        return build_spec(
             installation=self._installation,
             session=slot.session,
             generation=generation,
-            image=image,
-            provider=provider,
+            image=recipe.image,
+            provider=recipe.provider,
             materials=materials,
             limits=limits(
-                config.limits,
+                slot.config.limits,
                 Limits(
                     memory_bytes=containers.memory_mb * 1024 * 1024,
                     pids=containers.pids,
@@ -172,14 +208,13 @@ class Starter:
                     log_files=containers.log_files,
                 ),
             ),
-            hardening=config.hardening,
-            foreign_command=config.foreign_command,
+            hardening=slot.config.hardening,
+            foreign_command=slot.config.foreign_command,
             uid=self.uid,
             gid=self.gid,
             timezone=self._settings.agents.timezone,
-            extra_env={**(interpreter_env() if image is None else {}), **self._runner_env},
+            extra_env={**(interpreter_env() if recipe.image is None else {}), **self._runner_env},
         )
-        return slot.spec
 
     async def open_sockets(
         self, slot: Slot, generation: Generation, outward: Outward, *, began: float | None = None

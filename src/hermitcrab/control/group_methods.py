@@ -75,6 +75,22 @@ class GroupMethods:
             "sessions": await sessions_json(self._host, newest),
         }
 
+    async def explain(self, params: Params, _emit: Emit) -> Json:
+        """Everything that the group's next container could read, write, reach and run."""
+        folder = params.text("folder")
+        params.done()
+        group = await group_named(self._host, folder)
+
+        def read(connection: Connection) -> tuple[list[Destination], list[Session]]:
+            return (
+                destinations.for_agent_group(connection, group.id),
+                sessions.page(connection, agent_group_id=group.id, limit=1),
+            )
+
+        granted, newest = await self._host.store.read(read)
+        found = await self._host.explainer.explain(group, newest[0] if newest else None, granted)
+        return {"group": group.folder, **found}
+
 
 def _groups(connection: Connection) -> list[tuple[AgentGroup, str | None]]:
     return [

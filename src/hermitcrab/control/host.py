@@ -11,6 +11,7 @@ from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers.admission import AdmissionView
 from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.explaining import Explainer
 from hermitcrab.containers.restarting import Restart
 from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
@@ -94,6 +95,9 @@ class ControlledHost(Protocol):
 
     @property
     def engine(self) -> Engine: ...
+
+    @property
+    def explainer(self) -> Explainer: ...
 
     @property
     def runner(self) -> Containers: ...

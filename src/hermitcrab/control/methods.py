@@ -42,6 +42,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "groups.create": groups.create,
         "groups.show": groups.show,
         "groups.restart": groups.restart,
+        "groups.explain": groups.explain,
         "groups.config.show": config.show,
         "groups.config.change": config.change,
         "groups.config.replace": config.replace,

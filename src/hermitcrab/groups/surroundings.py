@@ -11,7 +11,7 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.containers.exchange import Surroundings
-from hermitcrab.containers.packages import ensure_provider_packages
+from hermitcrab.containers.packages import ensure_provider_packages, provider_packages_folder
 from hermitcrab.errors import ConfigError, EngineError, Failure
 from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.materials import group_documents
@@ -76,6 +76,9 @@ class GroupSurveyor:
         return await ensure_provider_packages(
             provider, self._package_cache, progress=lambda text: log.info("packages", provider=provider, text=text)
         )
+
+    def packages_folder(self, provider: str) -> Path | None:
+        return provider_packages_folder(provider, self._package_cache) if provider in PROVIDERS_WITH_PACKAGES else None
 
     async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings:
         agents = self._settings.agents
