@@ -168,7 +168,13 @@ async def open_host(
         )
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
-        deliverer = Deliverer(store, mailboxes, channels, settings.delivery)
+        deliverer = Deliverer(
+            store,
+            mailboxes,
+            channels,
+            settings.delivery,
+            outbox_of=lambda session: session_folders(home, session).outbox,
+        )
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)

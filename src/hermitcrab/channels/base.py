@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from hermitcrab.logic.pieces import Shows
 from hermitcrab.logic.rate import Rate
 from hermitcrab.model.messages import Address, ChannelMessage
 
@@ -13,6 +15,8 @@ from hermitcrab.model.messages import Address, ChannelMessage
 class Traits:
     """What a platform can do. The host never asks a channel for more."""
 
+    shows: Shows = field(default_factory=Shows)
+    """Which kinds it has; what it lacks, the host puts into words."""
     rate: Rate | None = None
     """How fast it takes messages in all. None: as fast as they come."""
     chat_rate: Rate | None = None
@@ -30,7 +34,24 @@ class Delivery:
     address: Address
     kind: str
     content: dict[str, Any]
+    """One of the shapes of `logic/kinds.py` that the channel's traits allow, short enough for it."""
     in_reply_to: str | None = None
+    """The row that it answers."""
+    reply_to: str | None = None
+    """The platform's id of the message that it answers."""
+    target: str | None = None
+    """The platform's id of the message that an edit or a reaction is about."""
+    files: tuple[SentFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentFile:
+    """A file of the agent's, on the host's disk for as long as the delivery is tried. Not to be changed."""
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,18 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
 import structlog
+from anyio import to_thread
 
 from hermitcrab.containers.link import Connection
 from hermitcrab.containers.pulse import Pulse
-from hermitcrab.errors import BadInputError, ConflictError, HermitcrabError
+from hermitcrab.containers.saying import RefusedError, Sayings, code_of
+from hermitcrab.containers.uploads import Uploads
+from hermitcrab.errors import BadInputError, ConflictError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import Destination
@@ -30,16 +34,12 @@ from hermitcrab_wire import faults, frames
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import (
     INBOUND_WINDOW,
-    MAX_CONTENT_BYTES,
     MAX_INTEGER,
     MAX_ROWS_IN_A_FRAME,
     MAX_STATE_BYTES,
     OLDEST_PROTOCOL,
     PROTOCOL,
 )
-
-OUTBOUND_KINDS = frozenset({"chat"})
-"""What an agent may say for now; further kinds come with their own checks."""
 
 _UNKNOWN = -10
 """No seq follows this one: rows are numbered 2, 4, 6, ..."""
@@ -102,12 +102,13 @@ class Exchange:
         generation: Generation,
         *,
         mailboxes: Mailboxes,
+        outbox: Path,
         surroundings: Callable[[], Awaitable[Surroundings]],
         outward: Outward,
         clock: Callable[[], float] = time.monotonic,
         careful: bool = False,
     ) -> None:
-        """`clock`: by which it is judged whether the runner lives.
+        """`outbox`: for files that the agent sends. `clock`: by which it is judged whether the runner lives.
 
         `careful`: hand it one row to answer after the other, so that it is known which of them ends it.
         """
@@ -119,6 +120,8 @@ class Exchange:
         self._surroundings = surroundings
         self._outward = outward
         self._flow = _Flow()
+        self._uploads = Uploads(outbox, generation)
+        self._sayings = Sayings(session, mailboxes, self._uploads, lambda: self._flow.outstanding)
         self._pumping = anyio.Lock()
         self._greeted_before = False
         self._on_wake_until = 0
@@ -164,11 +167,13 @@ class Exchange:
         if self._outward.admit is not None and (why_not := await self._outward.admit(hello)):
             return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
-        state, last_seq = await self._mailboxes.run(
-            self.session, lambda mailbox: (mailbox.state(), mailbox.counts().last_seq)
+        state, last_seq, kept = await self._mailboxes.run(
+            self.session, lambda mailbox: (mailbox.state(), mailbox.counts().last_seq, mailbox.kept_files())
         )
         if not hello.resumes and not self._greeted_before:
             self._on_wake_until = last_seq
+        if not self._greeted_before:
+            await to_thread.run_sync(self._uploads.sweep, kept)
         self._greeted_before = True
         flow = self._flow
         if flow.connection is not None:
@@ -214,6 +219,8 @@ class Exchange:
                 await self._claim(frame, connection)
             case frames.Out():
                 await self._out(frame, connection)
+            case frames.FileBegin() | frames.FileChunk() | frames.FileEnd():
+                await self._file(frame, connection)
             case frames.Complete():
                 await self._complete(frame, connection)
             case frames.ToolStopped():
@@ -353,13 +360,10 @@ class Exchange:
 
     async def _out(self, frame: frames.Out, connection: Connection) -> None:
         try:
-            row = await self._outbound_row(
-                {"id": frame.id, "kind": frame.kind, "content": frame.content, "to": frame.to}
-                | {"in_reply_to": frame.in_reply_to}
-            )
+            row = await self._row(frame.to_json())
             await self._mailboxes.run(self.session, lambda mailbox: mailbox.append([row]))
-        except (_RefusedError, ConflictError, BadInputError) as error:
-            connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.id))
+        except (RefusedError, ConflictError, BadInputError) as error:
+            connection.send(frames.Refused(code=code_of(error), text=str(error), id=frame.id))
             return
         connection.send(frames.Committed(id=frame.id))
         faults.point("outbound.acknowledged")
@@ -367,11 +371,11 @@ class Exchange:
 
     async def _complete(self, frame: frames.Complete, connection: Connection) -> None:
         try:
-            outs = [await self._outbound_row(each) for each in frame.outs]
+            outs = [await self._row(each) for each in frame.outs]
             ids = [MessageId(each) for each in frame.ids]
             await self._mailboxes.run(self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed))
-        except (_RefusedError, ConflictError, BadInputError) as error:
-            connection.send(frames.Refused(code=_code_of(error), text=str(error), id=frame.turn))
+        except (RefusedError, ConflictError, BadInputError) as error:
+            connection.send(frames.Refused(code=code_of(error), text=str(error), id=frame.turn))
             return
         flow = self._flow
         flow.claimed.pop(frame.turn, None)
@@ -384,6 +388,17 @@ class Exchange:
         self._outward.said()
         if flow.more_waits:
             await self.pump()
+
+    async def _row(self, said: dict[str, Any]) -> OutboundRow:
+        surroundings = self._flow.surroundings
+        if surroundings is None:
+            raise WireError("malformed", "nothing can be said before hello")
+        return await self._sayings.row(said, surroundings.destinations, surroundings.home_address)
+
+    async def _file(self, frame: frames.FileBegin | frames.FileChunk | frames.FileEnd, connection: Connection) -> None:
+        reply = await to_thread.run_sync(self._uploads.handle, frame)
+        if reply is not None:
+            connection.send(reply)
 
     async def _set_state(self, frame: frames.SetState, connection: Connection) -> None:
         def change(mailbox: Mailbox) -> bool:
@@ -419,71 +434,6 @@ class Exchange:
             event, answer = waiting
             answer.append(frame)
             event.set()
-
-    async def _outbound_row(self, said: dict[str, Any]) -> OutboundRow:
-        """The row for one thing said, with the host's own address and time. Raises _RefusedError."""
-        key, kind, content = said.get("id"), said.get("kind", "chat"), said.get("content")
-        to, in_reply_to = said.get("to"), said.get("in_reply_to")
-        if not (isinstance(key, str) and 0 < len(key) <= 200 and isinstance(content, dict)):
-            raise WireError("malformed", "something said has no id or no content")
-        if kind not in OUTBOUND_KINDS:
-            raise _RefusedError("unknown-kind", f"messages of kind {str(kind)[:40]!r} are not accepted")
-        try:
-            size = len(json.dumps(content, ensure_ascii=False).encode())
-        except RecursionError as error:
-            raise _RefusedError("too-deep", "a message may not be nested that deeply") from error
-        if size > MAX_CONTENT_BYTES:
-            raise _RefusedError("too-large", f"a message may have {MAX_CONTENT_BYTES} bytes")
-        surroundings = self._flow.surroundings
-        if surroundings is None:
-            raise WireError("malformed", "nothing can be said before hello")
-        answered = await self._answered_row(in_reply_to)
-        address: Address | None
-        if to is not None:
-            address = _address_of(str(to), surroundings.destinations)
-        elif answered is not None and answered.address is not None:
-            address = answered.address
-        else:
-            address = surroundings.home_address
-        if address is None:
-            raise _RefusedError("no-address", "this session belongs to no chat; name a destination")
-        return OutboundRow(
-            id=MessageId(key),
-            kind=str(kind),
-            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            content=content,
-            address=address,
-            in_reply_to=answered.id if answered is not None else None,
-        )
-
-    async def _answered_row(self, in_reply_to: object) -> InboundRow | None:
-        if not isinstance(in_reply_to, str):
-            return None
-        if (row := self._flow.outstanding.get(MessageId(in_reply_to))) is not None:
-            return row
-        return await self._mailboxes.run(self.session, lambda mailbox: mailbox.inbound(MessageId(in_reply_to)))
-
-
-class _RefusedError(HermitcrabError):
-    """What the agent said is not accepted, and the link goes on."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def _code_of(error: HermitcrabError) -> str:
-    if isinstance(error, _RefusedError):
-        return error.code
-    return "id-reused" if isinstance(error, ConflictError) else "not-accepted"
-
-
-def _address_of(name: str, destinations: list[Destination]) -> Address:
-    for each in destinations:
-        if each.name == name and each.type == "channel" and each.channel_type and each.platform_id:
-            return Address(channel_type=each.channel_type, platform_id=each.platform_id)
-    known = ", ".join(sorted(each.name for each in destinations)) or "none"
-    raise _RefusedError("unknown-destination", f"no destination {name[:80]!r}; known: {known}")
 
 
 def _up_to_one_that_triggers(rows: list[InboundRow]) -> list[InboundRow]:

@@ -68,6 +68,11 @@ class SessionFolders:
         return self.root / "work"
 
     @property
+    def outbox(self) -> Path:
+        """Files on their way from the agent to its chats. No container sees it."""
+        return self.root / "outbox"
+
+    @property
     def inbox(self) -> Path:
         return self.root / "inbox"
 

@@ -226,6 +226,7 @@ class Starter:
             slot.session,
             generation,
             mailboxes=self._mailboxes,
+            outbox=session_folders(self._home, slot.session).outbox,
             surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group, slot.config),
             outward=outward,
             clock=self._clock,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -31,6 +32,7 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import MessageId, SessionId
 from hermitcrab.model.messages import Address, LaneHead, OutboundRow
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import DeliverySettings
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
@@ -79,12 +81,16 @@ class Deliverer:
         channels: Mapping[str, Channel],
         settings: DeliverySettings | None = None,
         *,
+        outbox_of: Callable[[Session], Path],
         backoff: Backoff = DELIVERY,
     ) -> None:
+        """`outbox_of`: where the files lie that a session's agent sends."""
         self._settings = settings or DeliverySettings()
         self._mailboxes, self._backoff = mailboxes, backoff
         self._pace = Pace(channels)
-        self._sender = Sender(store, channels, deadline_s=self._settings.attempt_deadline_s)
+        self._sender = Sender(
+            store, mailboxes, channels, outbox_of=outbox_of, deadline_s=self._settings.attempt_deadline_s
+        )
         self._failures = Failures(store, mailboxes, channels)
         self._outboxes: dict[SessionId, _Outbox] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -190,15 +196,21 @@ class Deliverer:
         """One attempt at a row that is on record as being sent, and what follows. Whether more waits behind it."""
         session = outbox.session
         faults.point("delivery.sending")
-        came_of_it = await self._sender.send(session, row)
+
+        async def note(parts: int, platform_id: str | None) -> None:
+            await self._record(outbox, lane, lambda mailbox: mailbox.part_sent(row.id, parts, platform_id))
+
+        came_of_it = await self._sender.send(session, row, note)
         match came_of_it:
             case Sent(platform_id):
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.delivered(row.id, platform_id))
+                await isolated(self._sender.forget_files, session, row)
                 faults.point("delivery.recorded")
                 return more
             case NotGranted(reason):
                 log.warning("delivery.refused", session=session.id, row=row.id, reason=reason)
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.refused(row.id, reason, tell=True))
+                await isolated(self._sender.forget_files, session, row)
                 await self._tell(outbox)
                 return more
             case Trouble():

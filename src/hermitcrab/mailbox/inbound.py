@@ -54,6 +54,11 @@ def by_id(connection: Connection, row_id: str) -> InboundRow | None:
     return None if row is None else _row(row)
 
 
+def by_seq(connection: Connection, seq: int) -> InboundRow | None:
+    row = connection.execute(f"SELECT {_COLUMNS} FROM messages_in WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
+    return None if row is None else _row(row)
+
+
 def known(connection: Connection, ids: Iterable[MessageId]) -> list[MessageId]:
     """Those of `ids` that there are rows of, in the order given, each once."""
     return [

@@ -131,6 +131,11 @@ class Mailbox(Outgoing):
                 return None
             return replace(row, status=outbound.finished(self._out, row_id) or row.status)
 
+    def numbered(self, seq: int) -> InboundRow | OutboundRow | None:
+        """The message, of either direction, that the agent knows by this number."""
+        with self._read_inbound(), self._read_outbound():
+            return inbound.by_seq(self._in, seq) or outbound.by_seq(self._out, seq)
+
     # What the agent does with it.
 
     def claim(self, turn: str, ids: Sequence[MessageId], generation: Generation) -> list[MessageId]:
@@ -317,6 +322,8 @@ class Mailbox(Outgoing):
         row = self.inbound(row_id)
         if row is None:
             raise NotFoundError(f"there is no message {row_id}")
+        if row.content.get("compacted"):
+            raise ConflictError(f"message {row_id} is too old to be repeated: only its first words were kept")
         if row.status != "failed":
             raise ConflictError(f"message {row_id} is {row.status}, so there is nothing to repeat")
         stem, _, number = row_id.partition(AGAIN)
@@ -347,6 +354,8 @@ class Mailbox(Outgoing):
             odd = seq + 1 + seq % 2  # odd: said by the agent
             if not outbound.insert(self._out, each, odd):
                 continue
+            if each.files:
+                outbound.insert_files(self._out, each)
             status = deliveries.enter(self._out, each, odd)
             said.append(replace(each, seq=odd, delivery=status, attempts=0))
             seq = odd

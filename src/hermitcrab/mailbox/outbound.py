@@ -8,7 +8,7 @@ from typing import Any, Literal
 from hermitcrab.errors import BadInputError, ConflictError
 from hermitcrab.mailbox.content import address_columns, address_of, check_texts, to_content, to_text
 from hermitcrab.model.ids import Generation, MessageId
-from hermitcrab.model.messages import OutboundRow
+from hermitcrab.model.messages import OutboundRow, OutFile
 from hermitcrab.store.clock import timestamp
 from hermitcrab_wire.limits import MAX_STATE_BYTES
 
@@ -48,6 +48,41 @@ def insert(connection: Connection, row: OutboundRow, seq: int) -> bool:
         (row.id, seq, row.in_reply_to, row.timestamp, row.deliver_after, row.kind, *address_columns(row.address), text),
     )
     return True
+
+
+def insert_files(connection: Connection, row: OutboundRow) -> None:
+    connection.executemany(
+        "INSERT INTO out_files (message_out_id, position, handle, name, bytes, sha256) VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (row.id, position, each.handle, each.name, each.bytes, each.sha256)
+            for position, each in enumerate(row.files)
+        ],
+    )
+
+
+def files_of(connection: Connection, row_id: str) -> tuple[OutFile, ...]:
+    rows = connection.execute(
+        "SELECT handle, name, bytes, sha256 FROM out_files WHERE message_out_id = ? ORDER BY position", (row_id,)
+    )
+    return tuple(OutFile(handle=handle, name=name, bytes=size, sha256=sha) for handle, name, size, sha in rows)
+
+
+def forget_files(connection: Connection, row_id: str) -> None:
+    connection.execute("DELETE FROM out_files WHERE message_out_id = ?", (row_id,))
+
+
+def kept_files(connection: Connection) -> frozenset[str]:
+    """Handles of all files that a message waits for, or may be tried again with. Costs by files, not by messages."""
+    rows = connection.execute(
+        "SELECT handle FROM out_files JOIN deliveries USING (message_out_id)"
+        " WHERE deliveries.status NOT IN ('delivered', 'confirmed', 'refused')"
+    )
+    return frozenset(handle for (handle,) in rows)
+
+
+def by_seq(connection: Connection, seq: int) -> OutboundRow | None:
+    row = connection.execute(f"SELECT {COLUMNS} FROM {JOINED} WHERE messages_out.seq = ?", (seq,)).fetchone()  # noqa: S608
+    return None if row is None else to_row(row)
 
 
 def by_id(connection: Connection, row_id: str) -> OutboundRow | None:

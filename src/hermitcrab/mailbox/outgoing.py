@@ -9,10 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
+from hermitcrab.errors import ConflictError
 from hermitcrab.mailbox import deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
 from hermitcrab.model.ids import MessageId
-from hermitcrab.model.messages import LaneHead, OutboundRow
+from hermitcrab.model.messages import LaneHead, OutboundRow, OutFile
 from hermitcrab.store.clock import timestamp
 from hermitcrab.store.sqlite import snapshot, transaction
 
@@ -43,10 +44,11 @@ class Outgoing:
         """The lane's first message, on record as being sent; None when none is due."""
         with self._read_outbound():
             found = deliveries.head(self._out, lane, timestamp(now))
+            files = outbound.files_of(self._out, found.id) if found is not None and "files" in found.content else ()
         if found is None:
             return None
         self.begin_delivery(found.id)
-        return replace(found, delivery="sending", attempts=found.attempts + 1)
+        return replace(found, delivery="sending", attempts=found.attempts + 1, files=files)
 
     def waits_in(self, lane: str) -> bool:
         """Whether something waits there, due or not."""
@@ -115,7 +117,10 @@ class Outgoing:
         return changed
 
     def retry_delivery(self, row_id: MessageId) -> None:
-        """A message that ended badly waits anew. Raises ConflictError when it did not."""
+        """A message that ended badly waits anew. Raises ConflictError when it did not, or is not kept whole."""
+        row = self.outbound(row_id)
+        if row is not None and row.content.get("compacted"):
+            raise ConflictError(f"message {row_id} is too old to be sent: only its first words were kept")
         with self._write_outbound():
             deliveries.retry(self._out, row_id)
 
@@ -127,6 +132,20 @@ class Outgoing:
     def told(self, row_id: MessageId) -> None:
         with self._write_outbound(durable=False):
             deliveries.told(self._out, row_id)
+
+    def forget_files(self, row_id: MessageId) -> tuple[OutFile, ...]:
+        """The files of a message that nobody will be sent any more; from now on the mailbox knows none of them."""
+        with self._read_outbound():
+            found = outbound.files_of(self._out, row_id)
+        if found:
+            with self._write_outbound(durable=False):
+                outbound.forget_files(self._out, row_id)
+        return found
+
+    def kept_files(self) -> frozenset[str]:
+        """Handles of the files of all messages that are not delivered."""
+        with self._read_outbound():
+            return outbound.kept_files(self._out)
 
     def interrupted(self) -> list[OutboundRow]:
         """Rows that a process which is gone was sending, oldest first. Which of them arrived, nobody knows."""

@@ -57,6 +57,18 @@ class InboundRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutFile:
+    """A file that an agent sends with a message."""
+
+    handle: str
+    """Its name in the session's folder of outgoing files, which the host chose."""
+    name: str
+    """What people see. Safe as the name of a file."""
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundRow:
     """A row of messages_out, with what is known of its delivery."""
 
@@ -70,6 +82,8 @@ class OutboundRow:
     """Odd, ascending; given by the mailbox."""
     deliver_after: str | None = None
     """When it may be sent at the earliest, in UTC."""
+    files: tuple[OutFile, ...] = ()
+    """Read only where a message is about to be sent."""
     delivery: DeliveryStatus = "queued"
     attempts: int = 0
     reason: str | None = None

@@ -146,7 +146,14 @@ def open_post(tmp_path: Path) -> OpenPost:
                 (folder / "mailboxes").mkdir()
                 group = await create_group(store, folder="agent")
             async with Mailboxes(lambda session: folder / "mailboxes" / session.id) as mailboxes:
-                deliverer = Deliverer(store, mailboxes, by_type, settings, backoff=backoff)
+                deliverer = Deliverer(
+                    store,
+                    mailboxes,
+                    by_type,
+                    settings,
+                    outbox_of=lambda session: folder / "outbox" / session.id,
+                    backoff=backoff,
+                )
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(deliverer.run)
                     yield Post(folder, store, mailboxes, deliverer, by_type, group)

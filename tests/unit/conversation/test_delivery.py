@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from hermitcrab.channels.base import Traits
+from hermitcrab.channels.base import Delivery, Traits
 from hermitcrab.errors import StoreError
+from hermitcrab.logic.pieces import Shows
 from hermitcrab.logic.rate import Rate
 from hermitcrab.mailbox.mailbox import Mailbox
-from hermitcrab.model.messages import Address
+from hermitcrab.model.ids import MessageId
+from hermitcrab.model.messages import Address, InboundRow, OutFile
 from hermitcrab.settings.model import DeliverySettings
 from hermitcrab.testing.fake_channel import (
     FakeChannel,
@@ -297,17 +301,130 @@ async def test_a_message_for_later_waits_for_its_time_and_holds_nothing_back(ope
 async def test_a_channel_and_a_chat_are_written_to_no_faster_than_they_take_it(open_post: Any) -> None:
     channel = fake(traits=Traits(rate=Rate(per_s=200, burst=2), chat_rate=Rate(per_s=20, burst=1)))
     async with open_post(channel) as post:
+        began = time.monotonic()
         for chat in ("a", "b", "c"):
             session = await post.session(chat)
             for number in range(3):
                 await post.say(session, f"{chat}{number}")
             post.deliverer.notify(session)
         await channel.until_shown(9)
-        at: dict[str, list[float]] = defaultdict(list)
-        for each in channel.shown:
-            at[each.delivery.address.platform_id].append(each.at)
-        for times in at.values():
-            assert times[-1] - times[0] >= 2 / 20 * 0.95
+        last: dict[str, float] = {each.delivery.address.platform_id: each.at for each in channel.shown}
+        # The third message of each chat waits for two of its places, whatever else this machine does.
+        assert all(at - began >= 2 / 20 for at in last.values())
+
+
+EVERYTHING = Shows(edits=True, reactions=True, cards=True, questions=True, files=True)
+
+
+async def test_kinds_reach_a_channel_that_has_them_with_the_platforms_own_ids(open_post: Any) -> None:
+    channel = fake(traits=Traits(shows=EVERYTHING))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        heard = InboundRow(
+            id=MessageId("77@mg-fake-a"),
+            kind="chat",
+            timestamp="2026-01-01T00:00:00Z",
+            content={"text": "hi"},
+            address=Address(channel_type="fake", platform_id="a"),
+        )
+        await post.mailboxes.run(session, lambda mailbox: mailbox.accept(heard))
+        await post.say(session, "words", in_reply_to="77@mg-fake-a")
+        await post.say(session, "edit", content={"operation": "edit", "messageId": "words", "text": "better"})
+        await post.say(session, "react", content={"operation": "reaction", "messageId": "77@mg-fake-a", "emoji": "+1"})
+        await post.say(session, "foreign", content={"operation": "reaction", "messageId": "p-9", "emoji": "+1"})
+        await post.say(session, "ghost", content={"operation": "edit", "messageId": "never", "text": "x"})
+        await post.say(session, "card", kind="chat-sdk", content={"type": "card", "card": {"title": "T"}})
+        post.deliverer.notify(session)
+        await post.until(session, "card", "delivered")
+        told = {each.delivery.key.split("/")[1]: each.delivery for each in channel.shown}
+        assert told["words"].reply_to == "77"
+        assert told["edit"].target == "fake-1"
+        assert told["react"].target == "77"
+        assert told["foreign"].target == "p-9"
+        assert told["card"].content == {"type": "card", "card": {"title": "T"}}
+
+
+async def test_an_edit_of_what_never_arrived_fails_and_says_so(open_post: Any) -> None:
+    channel = fake(traits=Traits(shows=EVERYTHING))
+    channel.then(refuses())
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "words")
+        await post.say(session, "edit", content={"operation": "edit", "messageId": "words", "text": "better"})
+        post.deliverer.notify(session)
+        row = await post.until(session, "edit", "failed")
+        assert row.reason == "the message that it is about was never delivered"
+
+
+async def test_a_long_text_goes_in_parts_and_another_attempt_goes_on_where_one_ended(open_post: Any) -> None:
+    channel = fake(traits=Traits(shows=Shows(text_length=20)))
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    channel.then(channel.show, channel.show, is_busy())
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "long", content={"text": text})
+        await post.say(session, "next")
+        post.deliverer.notify(session)
+        await post.until(session, "next", "delivered")
+        assert "".join(channel.texts()) == text + "next"
+        assert all(len(each) <= 20 for each in channel.texts())
+        keys = [each.delivery.key for each in channel.shown[:-1]]
+        assert keys == ["sess-fake-a/long", *(f"sess-fake-a/long#{n}" for n in range(2, len(keys) + 1))]
+        row = await post.row(session, "long")
+        assert (row.platform_message_id, row.attempts) == ("fake-1", 2)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_host_that_dies_between_two_parts_loses_and_doubles_none(open_post: Any, idempotent: bool) -> None:
+    channel = fake(supports_idempotency=idempotent, traits=Traits(shows=Shows(text_length=20)))
+    channel.then(channel.show, shows_and_hangs(channel))
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "long", content={"text": text})
+        post.deliverer.notify(session)
+        await channel.until_shown(2)
+    _another_process()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        post.deliverer.notify(session)
+        row = await post.until(session, "long", "delivered", "unknown-after-crash")
+        if idempotent:
+            assert "".join(channel.texts()) == text
+        else:
+            assert row.delivery == "unknown-after-crash"
+            assert len(channel.shown) == 2
+
+
+async def test_files_reach_the_channel_and_are_removed_once_they_have(open_post: Any, tmp_path: Path) -> None:
+    channel = fake(traits=Traits(shows=EVERYTHING))
+    seen: list[bytes] = []
+
+    async def show(delivery: Delivery) -> str | None:
+        seen.extend(each.path.read_bytes() for each in delivery.files)
+        return await channel.show(delivery)
+
+    channel.always(show)
+    channel.then(is_busy())
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        folder = tmp_path / "outbox" / session.id
+        folder.mkdir(parents=True)
+        (folder / "1-abc").write_bytes(b"%PDF")
+        file = OutFile(handle="1-abc", name="report.pdf", bytes=4, sha256="made up")
+        lost = replace(file, handle="1-gone")
+        await post.say(session, "o", content={"text": "here", "files": ["report.pdf"]}, files=(file,))
+        await post.say(session, "gone", content={"text": "", "files": ["report.pdf"]}, files=(lost,))
+        post.deliverer.notify(session)
+        await post.until(session, "o", "delivered")
+        assert seen == [b"%PDF"]
+        assert channel.shown[0].delivery.files[0].name == "report.pdf"
+        row = await post.until(session, "gone", "failed")
+        assert row.reason == "a file of it is not on the disk any more"
+        await post.at_rest()
+        assert list(folder.iterdir()) == []
+        kept = await post.mailboxes.run(session, lambda mailbox: mailbox.kept_files())
+        assert kept == {"1-gone"}
 
 
 class Unwritable:

@@ -31,6 +31,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Json": OBJECT,
     "Json | None": st.none() | OBJECT,
     "list[str]": st.lists(KEY, max_size=5),
+    "list[str] | None": st.none() | st.lists(KEY, max_size=5),
     "list[Json]": st.lists(OBJECT, max_size=5),
 }
 EVERY_FRAME = {**frames.FROM_RUNNER, **frames.FROM_HOST}

@@ -10,6 +10,10 @@ The road of a message over the link:
                        <-          Claimed
     Out                ->                             something said in mid-turn
                        <-          Committed          after the host's fsync
+    FileBegin          ->                             a file that something said will name
+                       <-          FileReady          from where to send it: also after a broken link
+    FileChunk, FileEnd ->
+                       <-          FileReady, FileStored
     Complete           ->                             the turn's last words and the rows that it answers, as one
                        <-          Completed          after the host's fsync
 
@@ -24,6 +28,7 @@ from typing import Any, ClassVar, NoReturn, dataclass_transform
 
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import (
+    MAX_FILES_IN_A_MESSAGE,
     MAX_ID_CHARACTERS,
     MAX_IDS_IN_A_FRAME,
     MAX_OUTS_IN_A_COMPLETION,
@@ -118,6 +123,35 @@ class Out(Frame):
     content: Json
     to: str | None = None
     in_reply_to: str | None = None
+    files: list[str] | None = None
+    """Ids of files that were stored before, one for each name in `content.files`."""
+    deliver_after: str | None = None
+    """Not to be sent before this time (ISO 8601 with a zone)."""
+
+
+class FileBegin(Frame):
+    """A file of so many bytes follows. Its name travels in the content of the message that has it."""
+
+    type = "file-begin"
+    id: str
+    bytes: int
+
+
+class FileChunk(Frame):
+    """Part of a file, in Base64. `offset` is where it begins."""
+
+    type = "file-chunk"
+    id: str
+    offset: int
+    data: str
+
+
+class FileEnd(Frame):
+    """All of it was sent, with this SHA-256 in hex digits."""
+
+    type = "file-end"
+    id: str
+    sha256: str
 
 
 class Complete(Frame):
@@ -221,6 +255,21 @@ class Completed(Frame):
     turn: str
 
 
+class FileReady(Frame):
+    """So much of a file the host has; the next chunk begins there. Answers a begin and each chunk."""
+
+    type = "file-ready"
+    id: str
+    offset: int
+
+
+class FileStored(Frame):
+    """The whole file is on disk, and messages may name it."""
+
+    type = "file-stored"
+    id: str
+
+
 class Refused(Frame):
     """A frame was not accepted. `id` repeats the refused frame's id or turn, where it had one."""
 
@@ -254,10 +303,26 @@ class Drain(Frame):
 
 
 FROM_RUNNER: dict[str, type[Frame]] = {
-    each.type: each for each in (Hello, Claim, Out, Complete, Beat, ToolStopped, SetState, Answer, Log, Bye)
+    each.type: each
+    for each in (
+        Hello,
+        Claim,
+        Out,
+        FileBegin,
+        FileChunk,
+        FileEnd,
+        Complete,
+        Beat,
+        ToolStopped,
+        SetState,
+        Answer,
+        Log,
+        Bye,
+    )
 }
 FROM_HOST: dict[str, type[Frame]] = {
-    each.type: each for each in (Welcome, Inbound, Claimed, Committed, Completed, Refused, Ask, Cancel, Drain)
+    each.type: each
+    for each in (Welcome, Inbound, Claimed, Committed, Completed, FileReady, FileStored, Refused, Ask, Cancel, Drain)
 }
 
 
@@ -298,8 +363,9 @@ def _check_bounds(name: str, values: Json) -> None:
         ("unwritable", MAX_IDS_IN_A_FRAME),
         ("rows", MAX_ROWS_IN_A_FRAME),
         ("outs", MAX_OUTS_IN_A_COMPLETION),
+        ("files", MAX_FILES_IN_A_MESSAGE),
     ):
-        if len(values.get(key, ())) > most:
+        if len(values.get(key) or ()) > most:
             raise WireError("malformed", f"{name}.{key} has more than {most} items")
     if any(not 0 < len(each) <= MAX_ID_CHARACTERS for each in (*values.get("ids", ()), *values.get("holds", ()))):
         raise WireError("malformed", f"{name} names an id that is empty or too long")
@@ -322,5 +388,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "Json": lambda value: isinstance(value, dict),
     "Json | None": lambda value: value is None or isinstance(value, dict),
     "list[str]": _list_of(str),
+    "list[str] | None": lambda value: value is None or _list_of(str)(value),
     "list[Json]": _list_of(dict),
 }

@@ -20,6 +20,22 @@ MAX_OUTS_IN_A_COMPLETION = 16
 MAX_INTEGER = 2**53
 """Integers beyond this lose digits in other JSON implementations, so neither side may send one."""
 
+MAX_FILE_BYTES = 32 * 1024 * 1024
+"""One file that an agent sends."""
+
+MAX_FILES_IN_A_MESSAGE = 10
+MAX_FILES_UNDER_WAY = 4
+"""Files that one runner may have begun and not ended."""
+
+FILE_CHUNK_BYTES = 128 * 1024
+"""What a chunk of a file carries at most, before its coding."""
+
+MIN_FILE_CHUNK_BYTES = 4096
+"""What every chunk but a file's last carries at least, so that a file is a bounded number of frames."""
+
+FILE_WINDOW = 4
+"""Chunks that a runner may send ahead of what the host has."""
+
 MAX_STATE_BYTES = 1024 * 1024
 """The session's key-value state in all: what a provider needs to resume, not a database."""
 
