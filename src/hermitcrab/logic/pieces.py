@@ -74,7 +74,7 @@ def card_text(content: Content) -> str:
         return fallback
     card = content.get("card")
     words = list(_card_words(card)) if isinstance(card, dict) else []
-    return "\n".join(words) or "[a card]"
+    return "\n".join(words) or "[card]"
 
 
 def _card_words(card: Content) -> Iterable[str]:

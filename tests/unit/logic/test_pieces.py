@@ -35,7 +35,7 @@ CARD = {
         (QUESTION, "Lunch\nWhere?\n1. here\n2. there\nAnswer with the number or the words."),
         (CARD, "Build\nIt failed.\none\ntwo\nLog: https://x.example"),
         ({**CARD, "fallbackText": "the build failed"}, "the build failed"),
-        ({"type": "card", "card": {}}, "[a card]"),
+        ({"type": "card", "card": {}}, "[card]"),
         ({"text": "", "files": ["a.pdf"]}, "[file: a.pdf; this chat takes no files]"),
         ({"text": "see", "files": ["a.pdf"]}, "see\n[file: a.pdf; this chat takes no files]"),
     ],

@@ -15,6 +15,8 @@ except ImportError:
         from hashlib import sha256  # type: ignore[assignment,no-redef,unused-ignore]
 
 _sha256: Callable[[bytes], Any] = sha256
+hasher = _sha256
+"""SHA-256, to be updated and read like hashlib's."""
 _DIGITS = 24
 
 

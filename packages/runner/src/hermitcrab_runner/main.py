@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from hermitcrab_runner import __version__
 from hermitcrab_runner.asks import answer
+from hermitcrab_runner.courier import Courier
 from hermitcrab_runner.link import Link, LinkSettings
 from hermitcrab_runner.logs import note, print_exception
 from hermitcrab_runner.probe import prove
@@ -64,18 +65,19 @@ def main(born_at_s: float, environment: Mapping[str, str] = os.environ) -> int:
     link = Link(
         settings,
         holds=lambda: list(held),
-        deliver=items.put,
+        deliver=lambda frame: None if courier.receive(frame) else items.put(frame),
         lost=lambda code: items.put(Lost(code)),
         on_signal=lambda _number: items.put(Terminated()),
     )
+    courier = Courier(link.send, _provider_settings(environment).workdir)
     loop = TurnLoop(
-        send=link.send,
+        send=courier.send,
         show=link.show,
         provider=provider,
         surroundings=surroundings,
         held=held,
         ask=lambda ask: answer(ask, link.send),
-        unacknowledged=lambda: link.unacknowledged,
+        unacknowledged=lambda: link.unacknowledged + courier.waiting,
     )
     code = attend(loop, link, items)
     provider.close()

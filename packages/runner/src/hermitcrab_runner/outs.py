@@ -9,10 +9,15 @@ from typing import Any
 
 from hermitcrab_runner.digest import out_id
 from hermitcrab_runner.prompt import Destination
-from hermitcrab_runner.reply import clean
+from hermitcrab_runner.reply import clean, cut_files
 from hermitcrab_runner.rows import Row
 from hermitcrab_wire import frames
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FRAME_BYTES, MAX_OUTS_IN_A_COMPLETION
+from hermitcrab_wire.limits import (
+    MAX_CONTENT_BYTES,
+    MAX_FILES_IN_A_MESSAGE,
+    MAX_FRAME_BYTES,
+    MAX_OUTS_IN_A_COMPLETION,
+)
 
 _COMPLETION_BYTES = MAX_FRAME_BYTES - 256 * 1024
 """For the outs in a completion; the rest is for up to 256 ids and for the frame itself."""
@@ -35,11 +40,17 @@ class Outbox:
 
     def say(self, to: str | None, text: str) -> None:
         to, answered = self._address(to)
-        for piece in _pieces(clean(text)):
-            content = {"text": piece}
+        words, paths = cut_files(clean(text), MAX_FILES_IN_A_MESSAGE)
+        for number, piece in enumerate(_pieces(words)):
+            content: dict[str, Any] = {"text": piece}
+            files = paths if number == 0 and paths else None
+            if files:
+                content["files"] = [path.rstrip("/").rpartition("/")[2] or "file" for path in files]
             self._occurrences[to, piece] += 1
             key = out_id(self._seed, to, content, self._occurrences[to, piece])
-            self._outs.append(frames.Out(id=key, kind="chat", content=content, to=to, in_reply_to=answered))
+            # The courier sends the files first, and puts their ids in the place of the paths.
+            out = frames.Out(id=key, kind="chat", content=content, to=to, in_reply_to=answered, files=files)
+            self._outs.append(out)
 
     def flush(self, keep: int = MAX_OUTS_IN_A_COMPLETION) -> list[frames.Out]:
         """What must go in frames of its own so that at most `keep` outs, and few enough bytes, are left."""

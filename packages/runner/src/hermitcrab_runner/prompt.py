@@ -124,7 +124,8 @@ def _sending(destinations: Sequence[Destination]) -> list[str]:
         ]
     closing = (
         "Text within `<internal>...</internal>` is for yourself; nobody is sent it. "
-        "Each block arrives as a message of its own."
+        "Each block arrives as a message of its own. To send a file with a message, write "
+        '`<file path="report.pdf" />` in it; the path is in your workspace.'
     )
     if len(destinations) == 1:
         only = destinations[0]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 _TAG = re.compile(r"<(/?)(message|internal)((?:\s+[^<>]*)?)>")
 _TO = re.compile(r"""(?:^|\s)to\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_FILE = re.compile(r"""<file\s+path\s*=\s*(?:"([^"<>\0]*)"|'([^'<>\0]*)')\s*(?:/>|>(?:\s*</file>)?)""")
 
 
 class Said(NamedTuple):
@@ -39,6 +40,21 @@ def parse_reply(text: str, destinations: Collection[str], *, blocks_only: bool =
         said = (*said, Said(None, bare))
         bare = ""
     return Reply(said, undeliverable, "\n".join(part for part in (bare, internal) if part))
+
+
+def cut_files(text: str, most: int) -> tuple[str, list[str]]:
+    """The text without its `<file path="...">` tags, and the paths in them. Beyond `most`, tags stay as they are."""
+    paths: list[str] = []
+
+    def take(tag: re.Match[str]) -> str:
+        path = (tag.group(1) or tag.group(2) or "").strip()
+        if not path or len(paths) >= most:
+            return tag.group()
+        paths.append(path)
+        return ""
+
+    rest = _FILE.sub(take, text)
+    return (rest.strip(), paths) if paths else (text, [])
 
 
 def clean(text: str) -> str:

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from hermitcrab.errors import BadInputError
+from hermitcrab.logic.pieces import card_text, question_text
 
 _ESCAPE_SEQUENCES = re.compile(
     # Strings that a terminal takes as a whole (window titles, clipboard, device control), up to their end mark. The
@@ -49,7 +50,19 @@ def one_line(text: str, *, width: int = 200) -> str:
 
 def text_of(content: dict[str, Any]) -> str:
     """What a person reads of a message's content; content without text is described, never dropped."""
-    text = content.get("text")
+    match content:
+        case {"operation": "edit"}:
+            words = content.get("text") or content.get("markdown")
+            return f"[corrected] {plain(words)}" if isinstance(words, str) else "[corrected]"
+        case {"operation": "reaction", "emoji": str(emoji)}:
+            return f"[reacts with {one_line(emoji)}]"
+        case {"type": "ask_question"}:
+            return plain(question_text(content))
+        case {"type": "card"}:
+            return plain(card_text(content))
+        case _:
+            pass
+    text = content.get("text") or content.get("markdown")
     shown = plain(text) if isinstance(text, str) else ""
     files = content.get("files")
     names = [one_line(each) for each in files if isinstance(each, str)] if isinstance(files, list) else []

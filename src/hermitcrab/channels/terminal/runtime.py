@@ -23,6 +23,7 @@ from hermitcrab.channels.base import ChannelHost, Delivery, Receipt, Traits
 from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE
 from hermitcrab.channels.terminal.render import checked_text
 from hermitcrab.errors import BadInputError, NobodyThereError, NotFoundError
+from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.messages import Address, ChannelMessage
 
 ACKNOWLEDGED_WITHIN_S = 30.0
@@ -80,7 +81,7 @@ class TerminalChannel:
     type = CHANNEL_TYPE
     supports_idempotency = True
     supports_threads = False
-    traits = Traits(reaches_operator=True)
+    traits = Traits(reaches_operator=True, shows=Shows(edits=True, reactions=True, cards=True, questions=True))
 
     def __init__(self, *, most_bytes: int = 262_144, acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S) -> None:
         self._host: ChannelHost | None = None
