@@ -1,4 +1,6 @@
-"""SIGKILL of the host and of the runner at every step of a message's road: nothing lost, nothing doubled."""
+"""SIGKILL of the host and of the runner at every step of a message's road, and of a container's life after it: nothing
+is lost, nothing doubled, and nothing left behind anywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,38 @@ from pathlib import Path
 import anyio
 import pytest
 
+from hermitcrab.control.client import ControlClient
+from hermitcrab.errors import HostUnreachableError
 from hermitcrab.testing.host_process import HostProcess, Person, attended
+from hermitcrab.testing.leaks import left_behind
 from hermitcrab_wire import faults
 
-HOST_POINTS = [point for point in faults.POINTS if not point.startswith("runner.")]
+HOST_POINTS = [point for point in faults.POINTS if not point.startswith(("runner.", "container."))]
+LIFE_POINTS = [point for point in faults.POINTS if point.startswith("container.")]
 RUNNER_POINTS = [point for point in faults.POINTS if point.startswith("runner.")]
 NeedEngine = Callable[[str], Mapping[str, str]]
-FEWER = ["inbound.committed", "wake.created", "link.pushed", "outbound.committed", "delivery.sent"]
+ON_DAEMONS = [
+    *("wake.claimed", "wake.prepared", "wake.created", "wake.started", "link.welcomed"),
+    *("inbound.committed", "outbound.committed", "delivery.sent"),
+]
+"""Whatever a daemon has a part in, and some of the rest."""
+
+REST = {
+    "HERMITCRAB__CONTAINERS__QUIET_BEFORE_FREEZE_S": "0.1",
+    "HERMITCRAB__CONTAINERS__SILENT_BEFORE_KILL_S": "6",
+}
+"""Frozen within a second or so: containers are looked over as often as they beat."""
 
 pytestmark = pytest.mark.timeout(120)
 
 
 async def check_end(host: HostProcess, person: Person, texts: list[str]) -> None:
     assert person.texts == texts, host.output()
+    async with ControlClient.connect(host.home) as client:
+        containers = (await client.call("status"))["containers"]
+    assert len(containers) <= 1, containers
     assert await host.stop() == 0, host.output()
+    assert await left_behind(host.home, host.environment) == [], host.output()
 
 
 @pytest.mark.parametrize("point", HOST_POINTS)
@@ -34,7 +54,7 @@ async def test_a_host_killed_there_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-@pytest.mark.parametrize("point", FEWER)
+@pytest.mark.parametrize("point", ON_DAEMONS)
 async def test_a_host_killed_there_on_a_daemon_loses_and_doubles_nothing(
     engine: str, point: str, tmp_path: Path, need_engine: NeedEngine
 ) -> None:
@@ -58,6 +78,40 @@ async def host_is_killed(engine: str, point: str, tmp_path: Path, env: Mapping[s
         await check_end(host, person, ["Echo: first", "Echo: second"])
     finally:
         await host.kill()
+
+
+@pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
+@pytest.mark.parametrize("point", LIFE_POINTS)
+async def test_a_host_killed_while_a_container_rests_or_ends_leaves_nothing_behind(
+    engine: str, point: str, tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    host = HostProcess(tmp_path / "home", engine=engine, env=need_engine(engine))
+    token = tmp_path / "token"
+    try:
+        await host.start(env={faults.VARIABLE: f"{point}:{token}", **(REST if point == "container.frozen" else {})})
+        async with attended(Person(host.home)) as person:
+            await person.say("one", "first")
+            await person.wait_for("first")
+            token.touch()
+            if point != "container.frozen":
+                await stop_its_container(host)
+            assert await host.died() == -signal.SIGKILL, f"the host did not pass {point}\n{host.output()}"
+            await host.start()
+            await person.say("two", "second")
+            await person.wait_for("second")
+            if point == "container.frozen":
+                assert "container.adopted" in host.output()
+        await check_end(host, person, ["Echo: first", "Echo: second"])
+    finally:
+        await host.kill()
+
+
+async def stop_its_container(host: HostProcess) -> None:
+    """Ask for it; the host dies over it."""
+    async with ControlClient.connect(host.home) as client:
+        (view,) = (await client.call("status"))["containers"]
+        with pytest.raises(HostUnreachableError):
+            await client.call("sessions.stop", session=view["session_id"])
 
 
 @pytest.mark.parametrize("point", RUNNER_POINTS)

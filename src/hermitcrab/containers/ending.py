@@ -27,6 +27,7 @@ from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
 from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
+from hermitcrab_wire import faults
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Ender:
             text=ending.text,
             rows_returned=returned,
         )
+        faults.point("container.certified")
         left = await self._engine.inspect(slot.name)
         if left is None or left.generation <= generation:  # A newer one has its own life (law 3).
             await self._engine.remove(slot.name)
@@ -181,9 +183,13 @@ class Ender:
         await self._keep(session, certificate)
 
     async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
-        """The engine has nothing of the session's last generation, and no host attends it: that was an end, too."""
+        """The engine has nothing of the session's last generation, and no host attends it: that was an end, too.
+
+        What lies on disk for it alone goes with it.
+        """
         if session.generation == 0:
             return
+        await to_thread.run_sync(self._desk.clear, session, session.generation)
         path = session_folders(self._home, session).certificates
         known = await to_thread.run_sync(certificates.read, path)
         if session.generation in {each.get("generation") for each in known}:

@@ -210,10 +210,13 @@ class MaterialsDesk:
         )
 
     def clear(self, session: Session, generation: Generation) -> None:
-        """Remove what only that generation needed."""
+        """Remove what only that generation and older ones needed: a host may have been killed before it could."""
         folders = session_folders(self._home, session)
-        for each in (folders.run(generation), folders.extra_points(generation)):
-            shutil.rmtree(each, ignore_errors=True)
+        for parent in (folders.run(generation).parent, folders.extra_points(generation).parent):
+            if parent.is_dir():
+                for each in parent.iterdir():
+                    if each.name.isdecimal() and int(each.name) <= generation:
+                        shutil.rmtree(each, ignore_errors=True)
 
     def _extra_points(self, folder: Path, extra: Sequence[Decision]) -> None:
         """The host's own folder, so that no agent can put anything in the way of a mount."""

@@ -28,7 +28,7 @@ from hermitcrab.model.container import ContainerStatus, ContainerView
 from hermitcrab.model.ids import Generation
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import ContainerSettings
-from hermitcrab_wire import frames
+from hermitcrab_wire import faults, frames
 
 CLEARED_WITHIN_S = 20.0
 """Clearing away what is left of a container."""
@@ -117,6 +117,7 @@ class Stopper:
     async def end(self, slot: Slot, generation: Generation) -> None:
         """Have the engine end what is in STOPPING, and draw up its end."""
         grace_s = self._settings.stop_grace_s
+        faults.point("container.stopping")
         try:
             with anyio.move_on_after(grace_s + ANSWERED_WITHIN_S) as within:
                 await self._engine.stop(slot.name, grace_s=grace_s)

@@ -19,6 +19,7 @@ from hermitcrab.logic.lifecycle import Phase, Signal
 from hermitcrab.logic.liveness import Bounds, State, judge
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import Settings
+from hermitcrab_wire import faults
 from hermitcrab_wire.limits import BEATS_BEFORE_SILENT
 
 INTERVAL_S = 5.0
@@ -97,6 +98,7 @@ class Watch:
             except EngineError as error:
                 log.warning("container.not-frozen", session=slot.session.id, text=error.message)
                 slot.take(Signal.THAWED)
+            faults.point("container.frozen")
 
 
 def bounds(settings: Settings) -> Bounds:

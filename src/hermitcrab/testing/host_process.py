@@ -30,7 +30,7 @@ class HostProcess:
         self, home: Path, *, engine: str, provider: str = "echo", env: Mapping[str, str] | None = None
     ) -> None:
         self.home = Home(home)
-        self._env = {
+        self.environment = {
             **os.environ,
             "HERMITCRAB__CONTAINERS__ENGINE": engine,
             "HERMITCRAB__AGENTS__PROVIDER": provider,
@@ -48,7 +48,7 @@ class HostProcess:
         log = (self.home.path.parent / "host.log").open("ab")
         with log:
             self._child = await to_thread.run_sync(
-                lambda: subprocess.Popen(command, env={**self._env, **(env or {})}, stdout=log, stderr=log)
+                lambda: subprocess.Popen(command, env={**self.environment, **(env or {})}, stdout=log, stderr=log)
             )
         if wait:
             await self.ready()

@@ -30,6 +30,10 @@ POINTS = (
     "delivery.sending",
     "delivery.sent",
     "delivery.recorded",
+    # host, off the road: how a container rests and ends
+    "container.frozen",
+    "container.stopping",
+    "container.certified",
     # runner
     "runner.received",
     "runner.claimed",
