@@ -1,16 +1,27 @@
-"""Many wakes at once, of one session and then of many: whether any starts twice, and how late the event loop gets."""
+"""Many wakes at once: of one session, from two host processes, and then of many sessions.
+
+Whether anything starts twice, how many starts are under way together, and how late the event loop gets.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from subprocess import PIPE
 from typing import Any
 
 import anyio
+import anyio.abc
+from anyio.streams.text import TextReceiveStream
 
 from hermitcrab.app import Host
 from hermitcrab.containers.slot import WakeOutcome
 from hermitcrab.logic.lifecycle import Phase
+from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.testing.scratch import scratch_host, session_of
@@ -20,29 +31,31 @@ from hermitcrab_bench.live import add_sessions
 
 LOOKED_EVERY_S = 0.05
 STARTING = {Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING}
+LIVE_WITHIN_S = 120.0
 
 
 async def run(*, engine: str = "bubblewrap", wakes: int = 200, sessions: int = 200) -> dict[str, Any]:
-    """`wakes` of one session at once, then one wake for each of `sessions` others at once."""
+    """`wakes` of one session at once, half of them in a second host; then one for each of `sessions` others at once."""
     async with scratch_host(engine, max_running=sessions + 1, stop_grace_s=30) as (host, _):
         made = await add_sessions(host.store, sessions + 1)
-        one, many = made[:1], made[1:]
-        same = await _storm(host, one * wakes)
-        same_containers = await _containers(host)
-        spread = await _storm(host, many)
+        same = await _of_one(host, made[0], wakes)
+        await host.runner.wake(made[0])  # The second host has left, and may have had it.
+        spread = await _storm(host, made[1:])
         containers = await _containers(host)
-        generations = [(await session_of(host, session.id)).generation for session in made]
+        generations = [(await session_of(host, session.id)).generation for session in made[1:]]
         began = time.monotonic()
         await host.runner.stop_all()
         stopped_ms = (time.monotonic() - began) * 1000
         return {
-            # A second container of a session, or a second generation of it: either is a wake too many.
-            "duplicates": sum(count - 1 for count in containers.values())
+            # Two containers of one session at the same time, or a second generation where one would do.
+            "duplicates": same["most_at_once"]
+            - 1
+            + sum(count - 1 for count in containers.values())
             + sum(generation - 1 for generation in generations if generation),
-            "same_session_containers": sum(same_containers.values()),
+            "same_session_containers": same["containers"],
             "containers": sum(containers.values()),
             "wakes": wakes + sessions,
-            "failed": same["failed"] + spread["failed"],
+            "failed": spread["failed"],
             "loop_lag_p99_ms": max(same["lag_p99_ms"], spread["lag_p99_ms"]),
             "same_session": same,
             "many_sessions": spread,
@@ -53,6 +66,76 @@ async def run(*, engine: str = "bubblewrap", wakes: int = 200, sessions: int = 2
             "sessions": sessions,
             "engine": engine,
         }
+
+
+async def _of_one(host: Host, session: Session, wakes: int) -> dict[str, Any]:
+    """Half of the wakes here and half in another process on the same home and engine.
+
+    Whichever host comes second finds the generation claimed, waits, and tries again: it may fail meanwhile, and it may
+    replace what the other one started. There must never be two.
+    """
+    most, done = 0, anyio.Event()
+
+    async def look() -> None:
+        nonlocal most
+        while not done.is_set():
+            views = await host.engine.containers()
+            most = max(most, sum(view.status is ContainerStatus.RUNNING for view in views))
+            await anyio.sleep(LOOKED_EVERY_S / 5)
+
+    async with _second_host(host, session, wakes // 2) as second, anyio.create_task_group() as looking:
+        looking.start_soon(look)
+        theirs: dict[str, int] = {}
+
+        async def wake_there() -> None:
+            theirs.update(await second())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wake_there)
+            found = await _storm(host, [session] * (wakes - wakes // 2))
+        with anyio.fail_after(LIVE_WITHIN_S):
+            while not (views := await host.engine.containers()):  # noqa: ASYNC110  # either host may bring it
+                await anyio.sleep(LOOKED_EVERY_S)
+        done.set()
+    return {
+        **found,
+        "processes": 2,
+        "outcomes_there": theirs,
+        "most_at_once": most,
+        "containers": len(views),
+        "generation": views[0].generation,
+    }
+
+
+@asynccontextmanager
+async def _second_host(host: Host, session: Session, wakes: int) -> AsyncIterator[Any]:
+    """A function that has the second host wake the session, and returns its outcomes by kind."""
+    command = [sys.executable, "-m", "hermitcrab_bench.second_host"]
+    arguments = [str(host.home.path), host.settings.containers.engine, session.id, str(wakes)]
+    async with await anyio.open_process([*command, *arguments], stdin=PIPE, stdout=PIPE, stderr=None) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines = _lines(process.stdout)
+        if await anext(lines) != "ready":
+            raise RuntimeError("the second host did not come up")
+
+        async def wake() -> dict[str, int]:
+            assert process.stdin is not None
+            await process.stdin.send(b"go\n")
+            found: dict[str, int] = json.loads(await anext(lines))
+            return found
+
+        yield wake
+        await process.stdin.aclose()
+        await process.wait()
+
+
+async def _lines(stream: anyio.abc.ByteReceiveStream) -> AsyncIterator[str]:
+    pending = ""
+    async for text in TextReceiveStream(stream):
+        *whole, pending = (pending + text).split("\n")
+        for line in whole:
+            yield line
 
 
 async def _storm(host: Host, woken: list[Session]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How long a frozen session takes to have its message: from the channel's call until the thawed runner was handed it.
 
-The host freezes the sessions itself, after the shortest quiet; the engine is asked whether they are frozen.
+The host freezes the sessions itself, after the shortest quiet; the engine is asked whether they are frozen. At the end
+they stay frozen for a while, in which they must use no CPU at all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from hermitcrab_bench.live import LiveSession, live_sessions
 
 QUIET_S = 0.2
 FROZEN_WITHIN_S = 60.0
+FROZEN_FOR_S = 3.0
+"""Of a frozen session's CPU time."""
+
 _LOOK_AGAIN_S = 0.1
 
 
@@ -42,16 +46,34 @@ async def run(*, engine: str = "bubblewrap", runs: int = 30, sessions: int = 10)
             samples["persisted_"].append((persisted - began) * 1000)
             samples["thaw_"].append(host.runner.timings(one.session.id)["thaw"])
             samples["answer_"].append((answered - began) * 1000)
+        await _all_frozen(host, live)
+        frozen_cpu_ms = await _cpu_ms(host, live, FROZEN_FOR_S)
         containers = await host.engine.containers()
         figures = {name: value for prefix, each in samples.items() for name, value in summary(each, prefix).items()}
         return {
             **figures,
+            "frozen_cpu_ms": frozen_cpu_ms,
+            "frozen_for_s": FROZEN_FOR_S,
             "duplicates": len(containers) - len({view.session for view in containers}),
             "restarted": sum(view.generation != 1 for view in containers),
             "runs": runs,
             "sessions": sessions,
             "engine": engine,
         }
+
+
+async def _cpu_ms(host: Host, live: list[LiveSession], seconds: float) -> float | None:
+    """CPU time that all of them together used in that while, as the engine counts it; None: it counts none."""
+
+    async def used() -> float | None:
+        views = {view.session_id: view.container for view in host.runner.views()}
+        found = [(await host.engine.stats(views[one.session.id])).cpu_s for one in live]
+        return None if None in found else sum(each for each in found if each is not None)
+
+    before = await used()
+    await anyio.sleep(seconds)
+    after = await used()
+    return None if before is None or after is None else round((after - before) * 1000, 3)
 
 
 async def _all_frozen(host: Host, live: list[LiveSession]) -> None:

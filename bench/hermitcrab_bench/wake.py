@@ -6,6 +6,7 @@ container of the same image that only sleeps and has no mounts.
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from typing import Any
@@ -42,6 +43,7 @@ async def run(*, engine: str = "bubblewrap", runs: int = 15) -> dict[str, Any]:
         return {
             **summary(wakes),
             **summary(floors, "floor_"),
+            "over_floor_p50_ms": round(statistics.median(wakes) - statistics.median(floors), 2),
             "stages_p50_ms": {
                 stage: summary(samples)["p50_ms"] for stage, samples in stages.items() if not stage.endswith("_kb")
             },

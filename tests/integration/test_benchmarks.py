@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from hermitcrab_bench import adopt, history, storm, thaw, throughput
+from hermitcrab_bench import adopt, history, stop, storm, thaw, throughput
 from hermitcrab_bench.lag import with_missed
 from hermitcrab_bench.throughput import fairness
 
@@ -22,6 +22,7 @@ async def test_thaw(need_engine: NeedEngine) -> None:
     assert found["duplicates"] == found["restarted"] == 0
     assert 0 < found["thaw_p50_ms"] <= found["p50_ms"] <= found["p99_ms"]
     assert found["p50_ms"] <= found["answer_max_ms"]
+    assert found["frozen_cpu_ms"] == 0.0
 
 
 async def test_adopt(need_engine: NeedEngine) -> None:
@@ -36,12 +37,22 @@ async def test_storm(need_engine: NeedEngine) -> None:
     need_engine("bubblewrap")
     found = await storm.run(wakes=20, sessions=2)
     assert found["wakes"] == 22
-    assert found["same_session_containers"] == 1
+    assert found["same_session_containers"] == found["same_session"]["most_at_once"] == 1
     assert found["containers"] == 3
     assert found["duplicates"] == found["failed"] == found["left"] == 0
-    assert found["same_session"]["outcomes"] == {"started": 20}
+    assert (
+        sum(found["same_session"]["outcomes"].values()) == sum(found["same_session"]["outcomes_there"].values()) == 10
+    )
     assert found["starts_at_once"] <= found["starts_allowed"]
     assert found["loop_lag_p99_ms"] >= 0
+
+
+async def test_stop(need_engine: NeedEngine) -> None:
+    need_engine("bubblewrap")
+    found = await stop.run(sessions=2)
+    assert found["running"] == found["sessions"] == 2
+    assert found["left"] == 0
+    assert 0 <= found["over_grace_ms"] <= found["stop_ms"]
 
 
 async def test_throughput(need_engine: NeedEngine) -> None:

@@ -54,11 +54,19 @@ async def adopt(*, engine: Engine = "bubblewrap", sessions: int = 300, json: Jso
 
 
 async def storm(*, engine: Engine = "bubblewrap", wakes: int = 200, sessions: int = 200, json: Json = False) -> None:
-    """Wakes of one session at once, then of many sessions: duplicates, and how late the event loop gets."""
+    """Wakes of one session at once from two hosts, then of many: duplicates, and how late the event loop gets."""
     from hermitcrab_bench import storm as benchmark  # noqa: PLC0415
 
     _configure_logs()
     _show(await benchmark.run(engine=engine, wakes=wakes, sessions=sessions), json=json)
+
+
+async def stop(*, engine: Engine = "bubblewrap", sessions: int = 300, json: Json = False) -> None:
+    """End many live containers together: time over the grace that each of them has. 300 sandboxes take some 6 GB."""
+    from hermitcrab_bench import stop as benchmark  # noqa: PLC0415
+
+    _configure_logs()
+    _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
 
 
 async def throughput(

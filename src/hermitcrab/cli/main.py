@@ -79,6 +79,7 @@ COMMANDS = (
     Command("bench thaw", "bench:thaw", "Time from a message to a frozen session until its runner has it"),
     Command("bench adopt", "bench:adopt", "Time that a restarted host takes to have every live container again"),
     Command("bench storm", "bench:storm", "Many wakes at once: duplicates, and how late the event loop gets"),
+    Command("bench stop", "bench:stop", "Time to end many live containers together"),
     Command("bench history", "bench:history", "What a long history costs a message"),
     Command("bench throughput", "bench:throughput", "Messages a second through many live sessions, and fairness"),
 )
