@@ -56,7 +56,6 @@ def make_harness(name: str, folder: Path) -> EngineHarness:
         uid=1000 if superuser else os.geteuid(),
         gid=1000 if superuser else os.getegid(),
         installation=installation,
-        tells_of_oom=name != "podman",
     )
 
 

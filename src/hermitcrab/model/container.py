@@ -151,6 +151,18 @@ class ContainerStats:
     pids: int | None
 
 
+PROMISES = frozenset(
+    {
+        *("memory", "pids", "cpus", "open-files", "tmp-size", "log-size", "freeze", "seccomp", "read-only-root"),
+        *("network-none", "oom-report"),
+    }
+)
+"""What every engine keeps of every spec, or says that it does not."""
+
+STRICT_PROMISES = frozenset({"noexec-tmp", "strict-seccomp", "gvisor"})
+"""What hardening `strict` adds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What an engine can do on this machine. `unrealized` maps a promise of the spec to why it is not kept."""
@@ -158,11 +170,9 @@ class Capabilities:
     engine: str
     version: str
     unrealized: Mapping[str, str] = field(default_factory=dict)
-    """Keys: memory, pids, cpus, open-files, tmp-size, log-size, freeze, seccomp, read-only-root, network-none,
-    oom-report."""
+    """Keys are of `PROMISES`."""
     strict_unrealized: Mapping[str, str] = field(default_factory=dict)
-    """What hardening `strict` promises on top, and this engine does not keep here. Keys: noexec-tmp, strict-seccomp,
-    gvisor."""
+    """What hardening `strict` promises on top, and this engine does not keep here. Keys are of `STRICT_PROMISES`."""
 
     def unrealized_for(self, hardening: Hardening) -> dict[str, str]:
         """Everything that a container with that hardening is not given here."""

@@ -14,7 +14,7 @@ import pytest
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.errors import EngineError, Failure
-from hermitcrab.model.container import ContainerSpec, ContainerStatus, Mount
+from hermitcrab.model.container import PROMISES, STRICT_PROMISES, ContainerSpec, ContainerStatus, Mount
 from hermitcrab.testing.engine_harness import DEADLINE_S, RUNS, Ends, EngineHarness
 from hermitcrab.testing.fake_engine import Behaviour, Exits, Obeys
 
@@ -52,6 +52,9 @@ class EngineLife:
         found = await harness.engine.capabilities()
         assert found.engine == harness.engine.name
         assert found.version
+        assert found.unrealized.keys() <= PROMISES
+        assert found.strict_unrealized.keys() <= STRICT_PROMISES
+        assert all([*found.unrealized.values(), *found.strict_unrealized.values()]), "each with its reason"
 
     async def test_preflight_finds_nothing_in_the_way(self, harness: EngineHarness) -> None:
         findings = await harness.engine.preflight()
@@ -264,6 +267,7 @@ class EngineLife:
         assert await harness.engine.logs(view.name, lines=0) == []
 
     async def test_freezing_and_thawing_show_and_repeat(self, harness: EngineHarness) -> None:
+        await harness.unrealized("freeze")
         name = await harness.started()
         for _ in range(2):
             await harness.engine.freeze(name)
@@ -278,6 +282,7 @@ class EngineLife:
             await harness.engine.freeze(view.name)
 
     async def test_a_frozen_one_is_stopped_with_its_grace(self, harness: EngineHarness) -> None:
+        await harness.unrealized("freeze")
         name = await harness.started(OBEYS)
         await harness.said(name, "ready")
         await harness.engine.freeze(name)
@@ -287,16 +292,24 @@ class EngineLife:
         assert view.exit.exit_code == 9
 
     async def test_a_frozen_one_is_removed(self, harness: EngineHarness) -> None:
+        await harness.unrealized("freeze")
         name = await harness.started()
         await harness.engine.freeze(name)
         await harness.engine.remove(name)
         assert await harness.engine.inspect(name) is None
 
     async def test_a_frozen_one_is_found_frozen_by_a_later_host(self, harness: EngineHarness) -> None:
+        await harness.unrealized("freeze")
         name = await harness.started()
         await harness.engine.freeze(name)
         await harness.reopen()
         assert (await harness.view(name)).status is ContainerStatus.FROZEN
+
+    async def test_a_closed_engine_lets_go_and_can_be_opened_again(self, harness: EngineHarness) -> None:
+        name = await harness.started()
+        await harness.engine.aclose()
+        await harness.reopen()
+        assert (await harness.view(name)).status is ContainerStatus.RUNNING
 
     async def test_a_running_one_is_measured(self, harness: EngineHarness) -> None:
         name = await harness.started()

@@ -183,7 +183,21 @@ class EngineInside:
         view, _ = await harness.run(harness.spec("", argv=("python3", "-c", probe), limits=limits))
         assert view.exit is not None
         assert view.exit.exit_code == 137
-        assert view.exit.oom_killed or not harness.tells_of_oom
+        assert view.exit.oom_killed or not await harness.keeps("oom-report")
+
+    async def test_time_on_the_processor_is_bounded(self, harness: EngineHarness) -> None:
+        await harness.unrealized("cpus")
+        limits = Limits(memory_bytes=256 * 1024 * 1024, pids=64, cpus=0.4)
+        # A busy machine gives it less, and never more than its quota and the beginning of one more period.
+        assert await ask(harness, "spent(1.0)", limits=limits) <= 0.6
+
+    async def test_a_flood_of_output_is_bounded_and_ends_with_its_end(self, harness: EngineHarness) -> None:
+        limits = Limits(memory_bytes=256 * 1024 * 1024, pids=64, log_bytes=256 * 1024)
+        flood = "[print('x' * 99) for _ in range(20_000)]; print('last')"
+        view, _ = await harness.run(harness.spec("", argv=("python3", "-c", flood), limits=limits))
+        lines = await harness.engine.logs(view.name, lines=20_000)
+        assert lines[-1] == "last"
+        assert sum(len(line) + 1 for line in lines) <= limits.log_bytes or not await harness.keeps("log-size")
 
     async def test_too_many_processes_are_refused(self, harness: EngineHarness) -> None:
         await harness.unrealized("pids")
@@ -200,6 +214,7 @@ class EngineInside:
         assert found == [[123, 123], 0]
 
     async def test_a_frozen_one_makes_no_progress(self, harness: EngineHarness) -> None:
+        await harness.unrealized("freeze")
         ticks = harness.writable("work") / "ticks"
         name = await harness.started("while :; do echo x >>/workspace/ticks; sleep 0.005; done")
         await until(ticks.exists)
@@ -258,6 +273,12 @@ def written(path, size=1):
     except OSError:
         return False
     return True
+
+def spent(seconds):
+    until, before = time.monotonic() + seconds, time.process_time()
+    while time.monotonic() < until:
+        pass
+    return time.process_time() - before
 
 def refused(action, *arguments):
     try:

@@ -42,8 +42,6 @@ class EngineHarness:
     uid: int = 1000
     gid: int = 1000
     real: bool = True
-    tells_of_oom: bool = True
-    """Podman with runc does not always say that a container ended for want of memory."""
     installation: InstallationId = InstallationId("conform")
     engine: Engine = field(init=False)
     _others: list[Engine] = field(default_factory=list, init=False)
@@ -128,6 +126,10 @@ class EngineHarness:
         with anyio.fail_after(DEADLINE_S):
             while line not in await self.engine.logs(name, lines=1000):  # noqa: ASYNC110  # no engine tells of lines
                 await anyio.sleep(0.01)
+
+    async def keeps(self, promise: str) -> bool:
+        """Whether the engine keeps it on this machine: for a test with more in it than this one promise."""
+        return promise not in (await self.engine.capabilities()).unrealized_for("strict")
 
     async def unrealized(self, promise: str) -> None:
         """Skip the test when the engine says openly that it does not keep this on this machine."""
