@@ -6,6 +6,8 @@ or to forget everything that was not committed. `running_runner` starts the real
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import signal
 import socket
@@ -51,6 +53,10 @@ class FakeHost:
         self.outs: dict[str, dict[str, Any]] = {}
         """What was said, by id, in the order of its commit."""
         self.state: dict[str, str] = {}
+        self.files: dict[str, bytearray] = {}
+        """What came of files, by id."""
+        self.stored: set[str] = set()
+        """Ids of files that came whole."""
         self.received: list[frames.Frame] = []
         """Every frame from every runner, in order."""
         self.withheld: set[type[frames.Frame]] = set()
@@ -146,6 +152,17 @@ class FakeHost:
             case frames.Out():
                 self._commit(frame.to_json())
                 answer = frames.Committed(id=frame.id)
+            case frames.FileBegin():
+                answer = frames.FileReady(id=frame.id, offset=len(self.files.setdefault(frame.id, bytearray())))
+            case frames.FileChunk():
+                received = self.files[frame.id]
+                if frame.offset == len(received):
+                    received += base64.b64decode(frame.data, validate=True)
+                answer = frames.FileReady(id=frame.id, offset=len(received))
+            case frames.FileEnd():
+                assert hashlib.sha256(self.files[frame.id]).hexdigest() == frame.sha256
+                self.stored.add(frame.id)
+                answer = frames.FileStored(id=frame.id)
             case frames.SetState():
                 self.state.pop(frame.key, None)
                 if frame.value is not None:
@@ -186,6 +203,7 @@ class FakeHost:
 
     def _commit(self, out: Mapping[str, Any]) -> None:
         said = {key: value for key, value in out.items() if key != "type"}
+        assert self.stored.issuperset(said.get("files") or ()), "a file that did not come before its message"
         known = self.outs.setdefault(said["id"], said)
         assert known["content"] == said["content"], "one id for two different things said"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 try:  # hashlib loads OpenSSL, which costs the runner 4 MB; the interpreter has its own SHA-256.
@@ -29,6 +29,14 @@ def out_id(first_row: str, to: str | None, content: dict[str, Any], occurrence: 
     """The id of something said in that turn; `occurrence` counts repeats of the very same words to the same place."""
     canonical = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return "out-" + _hex(first_row, "" if to is None else f"to:{to}", canonical, str(occurrence))
+
+
+def sha256_of(parts: Iterable[bytes]) -> str:
+    """In hex digits, of all parts as one."""
+    digest = _sha256(b"")
+    for part in parts:
+        digest.update(part)
+    return str(digest.hexdigest())
 
 
 def _hex(*parts: str) -> str:

@@ -43,6 +43,18 @@ class Foreign:
         finally:
             connection.close()
 
+    def write_out(
+        self, key: str, content: object, place: Mapping[str, Any], *, deliver_after: str | None = None
+    ) -> None:
+        """As the runner, or any program in its container, may write it."""
+        connection = sqlite3.connect(self.root / "outbound.db", isolation_level=None)
+        connection.execute(
+            "INSERT INTO messages_out (id, timestamp, deliver_after, kind, platform_id, channel_type, content)"
+            " VALUES (?, datetime('now'), ?, 'chat', ?, ?, ?)",
+            (key, deliver_after, place["platform_id"], place["channel_type"], json.dumps(content)),
+        )
+        connection.close()
+
     @asynccontextmanager
     async def shim(
         self, host: FakeHost, *, env: Mapping[str, str] | None = None, command: list[str] | None = None

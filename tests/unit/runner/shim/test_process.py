@@ -140,6 +140,83 @@ async def test_what_the_host_does_not_know_is_refused_where_the_agent_sees_it(tm
         assert any("install_packages" in text and "no kind system here" in text for text in logs)
 
 
+async def test_a_file_is_with_the_host_before_its_message_and_then_gone(tmp_path: Path, foreign: Foreign) -> None:
+    words = "x" * 300_000
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, f"file notes.txt {words} | done"))
+        await host.answered("m2")
+        message, answer = host.outs.values()
+        assert message["content"] == {"text": "", "files": ["notes.txt"]}
+        assert [bytes(host.files[key]) for key in message["files"]] == [words.encode()]
+        assert answer["content"] == {"text": "Echo: done"}
+        await until(lambda: not list((foreign.root / "outbox").iterdir()))
+
+
+async def test_a_file_goes_on_where_the_link_broke(tmp_path: Path, foreign: Foreign) -> None:
+    words = "0123456789" * 50_000
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        host.unanswered = {frames.FileChunk}
+        await host.push(chat(2, f"file notes.txt {words} | done"))
+        await host.until(lambda host: len(host.of_kind(frames.FileChunk)) == 1)
+        host.unanswered = set()
+        await host.cut()
+        await host.answered("m2")
+        (data,) = host.files.values()
+        assert bytes(data) == words.encode()
+        assert [chunk.offset for chunk in host.of_kind(frames.FileChunk)] == [0, 131072, 262144, 393216]
+
+
+async def test_a_file_that_is_none_is_not_sent(tmp_path: Path, foreign: Foreign) -> None:
+    (tmp_path / "secret").write_text("secret")
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, "hold gate"))
+        await host.until(lambda host: len(host.of_kind(frames.Claim)) == 1)
+        folder = foreign.root / "outbox" / "planted"
+        folder.mkdir()
+        (folder / "link").symlink_to(tmp_path / "secret")
+        os.mkfifo(folder / "pipe")
+        (folder / "good").write_text("good")
+        names = ["link", "pipe", "../../secret", "absent", "good"]
+        foreign.write_out("planted", {"text": "look", "files": names}, ROUTING)
+        foreign.let("gate")
+        await host.answered("m2")
+        message = host.outs["planted"]
+        assert message["content"] == {"text": "look", "files": ["good"]}
+        assert [bytes(host.files[key]) for key in message["files"]] == [b"good"]
+        assert sum("a file of planted" in log.text for log in host.of_kind(frames.Log)) == 4
+
+
+async def test_what_is_for_later_is_said_so_to_the_host(tmp_path: Path, foreign: Foreign) -> None:
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, "hold gate"))
+        await host.until(lambda host: len(host.of_kind(frames.Claim)) == 1)
+        foreign.write_out("later", {"text": "later"}, ROUTING, deliver_after="2999-01-01 00:00:00")
+        foreign.write_out("now", {"text": "now"}, ROUTING, deliver_after="1999-01-01T00:00:00Z")
+        foreign.let("gate")
+        await host.answered("m2")
+        assert host.outs["later"]["deliver_after"] == "2999-01-01T00:00:00.000Z"
+        assert "deliver_after" not in host.outs["now"]
+
+
+async def test_edits_reactions_and_cards_are_passed_on(tmp_path: Path, foreign: Foreign) -> None:
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, "hello"))
+        await host.answered("m2")
+        (said,) = host.outs
+        await host.push(chat(4, "edit 3 better | react 2 thumbs_up | card news"))
+        await host.answered("m4")
+        assert [out["content"] for out in list(host.outs.values())[1:]] == [
+            {"operation": "edit", "messageId": said, "text": "better"},
+            {"operation": "reaction", "messageId": "m2", "emoji": "thumbs_up"},
+            {"type": "card", "card": {"title": "news"}, "fallbackText": "news"},
+        ]
+
+
 async def test_the_conversation_outlives_containers_and_even_its_file(tmp_path: Path, foreign: Foreign) -> None:
     async with fake_host(tmp_path, destinations=PLACES) as host:
         async with foreign.shim(host):
@@ -213,7 +290,7 @@ async def test_a_runner_that_is_killed_over_a_follow_up_loses_and_doubles_nothin
         assert host.texts == ["Echo: hello", f"Echo: die {point}"]
 
 
-RUNNER_POINTS = ("runner.received", "runner.claimed", "runner.answered", "runner.completing", "runner.completed")
+RUNNER_POINTS = ("runner.claimed", "runner.answered", "runner.completing", "runner.completed")
 
 
 @pytest.mark.parametrize("point", RUNNER_POINTS)

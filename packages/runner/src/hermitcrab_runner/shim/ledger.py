@@ -8,7 +8,7 @@ stream began. A row is answered when such a result came after its mark, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -170,11 +170,14 @@ class Ledger:
         while len(self._done) > _DONE_AT_MOST:
             del self._done[next(iter(self._done))]
 
-    def begin_again(self) -> None:
-        """A new process of the runner: it has no stream, no row, and nothing in its file."""
+    def begin_again(self, answered: Collection[str] = ()) -> None:
+        """A new process of the runner: it has no stream, no row, and nothing in its file. `answered` are to end."""
         self._has_stream = False
         for key, each in self.held.items():
             self.held[key] = Held(each.row)
+            if key in answered:
+                self.held[key].claimed_at = self.held[key].marked_at = 0.0
+                self.held[key].results = 2
 
 
 def _quiet_s(held: Held) -> float:

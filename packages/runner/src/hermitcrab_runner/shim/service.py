@@ -83,7 +83,7 @@ class Shim:
         self._clock, self._wall = clock, wall
         self._ledger = Ledger()
         self._vital = Vital(clock)
-        self._said = said.Said(send=send, log=self._log, wall=wall)
+        self._said = said.Said(workspace, send=send, log=self._log, wall=wall)
         self._state = StateMirror(send)
         self._finishing: dict[str, list[str]] = {}
         self._inbound: InboundFile | None = None
@@ -117,14 +117,12 @@ class Shim:
         times = [self._settle_until, self._drain_until, self._busy_until, self._leave_by]
         if self._begun and self._leave_by is None:
             ready, again = self._ledger.answered(self._vital.now(), active_at=self._vital.active_at)
-            if ready:
+            if ready and not self._said.busy:
                 return now
             if again is not None:
                 times.append(now + max(0.0, again - self._vital.now()))
             if self._ledger.in_work:
                 times.append(now + LOOK_EVERY_S)
-            if (due := self._said.due_at) is not None:
-                times.append(now + max(0.0, due - self._wall()))
         return min((each for each in times if each is not None), default=None)
 
     def handle(self, item: Any) -> None:
@@ -144,7 +142,8 @@ class Shim:
         except DamagedError as error:
             self._damaged(error)
         self._show(self._vital.pulse(self._ledger, draining=self._draining))
-        if self._leave_by is not None and (not self._unacknowledged() or self._clock() >= self._leave_by):
+        owing = self._unacknowledged() or self._said.busy
+        if self._leave_by is not None and (not owing or self._clock() >= self._leave_by):
             self._leave()
 
     def _take(self, item: Any) -> None:
@@ -157,6 +156,11 @@ class Shim:
             case frames.Committed():
                 if self._inbound is not None:
                     self._said.committed(item.id, self._inbound)
+            case frames.FileReady():
+                self._said.file_ready(item)
+            case frames.FileStored():
+                if self._inbound is not None:
+                    self._said.file_stored(item, self._inbound)
             case frames.Refused():
                 self._refused(item)
             case frames.Welcome():
@@ -183,6 +187,7 @@ class Shim:
         self._most = min(most, MAX_IDS_IN_A_FRAME) if isinstance(most, int) and most > 0 else _MOST_ROWS
         self._said.destinations = prompt.parse_destinations(welcome.destinations)
         self._said.home = _home(welcome.routing)
+        self._said.reconnected()
         if self._inbound is None:
             self._state.known = {key: value for key, value in welcome.state.items() if isinstance(value, str)}
             self._inbound = InboundFile(self._workspace)
@@ -278,12 +283,10 @@ class Shim:
         inbound.begin()
         self._said.begin(inbound, outbound, repeated=said.repeated(outs, again, since) if again else ())
         outbound.start_reading()
-        if answered:
-            self._complete(answered)
+        self._ledger.begin_again(answered=[each.row.id for each in answered])
         if nobody:
             self._complete(nobody, failed="whoever asked for this answer is gone")
         self._vital.started()
-        self._ledger.begin_again()
         self._begun, self._restarting = True, False
         self._feed()
         for each in self._ledger.held.values():
@@ -364,7 +367,7 @@ class Shim:
 
     def _go_on(self) -> None:
         ready, _ = self._ledger.answered(self._vital.now(), active_at=self._vital.active_at)
-        if ready:
+        if ready and not self._said.busy:  # A row ends after its answer is on its way, files and all.
             self._complete([each for each in ready if not each.failed])
             self._complete([each for each in ready if each.failed], failed="the runner gave it up")
             if not self._ledger.claimed:
@@ -415,13 +418,11 @@ class Shim:
         if self._drain_until is not None and now >= self._drain_until:
             self._drain_until = None
             self._runner.stop()
-        if self._begun and self._inbound is not None:
-            self._said.take_due(self._inbound)
-            if self._leave_by is None and (stuck := self._vital.stuck(self._ledger)) is not None:
-                note("foreign.stuck", reason=stuck.reason, row=stuck.message_id or "-")
-                self._log(f"the foreign runner is stuck ({stuck.reason}): {stuck.text}")
-                self._runner.kill()
-                self._end(f"stuck: {stuck.text}", EXIT_STUCK)
+        if self._begun and self._leave_by is None and (stuck := self._vital.stuck(self._ledger)) is not None:
+            note("foreign.stuck", reason=stuck.reason, row=stuck.message_id or "-")
+            self._log(f"the foreign runner is stuck ({stuck.reason}): {stuck.text}")
+            self._runner.kill()
+            self._end(f"stuck: {stuck.text}", EXIT_STUCK)
 
     def _log(self, text: str) -> None:
         self._send(frames.Log(text=clean(text)[:_LOG_CHARACTERS_AT_MOST]))
