@@ -1,0 +1,239 @@
+"""A runner that shows no sign of life, under a clock that the test moves."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hermitcrab_runner.link import Pulse
+from hermitcrab_runner.shim.command import Command, Exited
+from hermitcrab_runner.shim.layout import Workspace
+from hermitcrab_runner.shim.service import EXIT_STUCK, Changed, Shim
+from hermitcrab_runner.shim.watch import Watch
+from hermitcrab_runner.turn import Tick
+from hermitcrab_wire import frames
+
+from .conftest import Foreign
+
+DESTINATION = {"name": "home", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
+
+
+class Driven:
+    """A shim with a real runner, whose clock stands still until the test moves it."""
+
+    def __init__(self, foreign: Foreign) -> None:
+        self.foreign = foreign
+        self.now = 1000.0
+        self.sent: list[frames.Frame] = []
+        self.pulses: list[Pulse] = []
+        self.items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        workspace = Workspace(str(foreign.root))
+        watch = Watch(workspace.root, lambda: self.items.put(Changed()))
+        self.command = Command(
+            foreign.command(), env={"PATH": "/usr/bin"}, workdir=str(foreign.root), exited=self.items.put
+        )
+        self.shim = Shim(
+            workspace,
+            send=self.sent.append,
+            show=self.pulses.append,
+            runner=self.command,
+            looking=watch.look,
+            clock=lambda: self.now,
+        )
+        watch.start()
+        self.shim.handle(
+            frames.Welcome(
+                protocol=1, generation=1, session="s", config={}, destinations=[DESTINATION], state={}, routing=None
+            )
+        )
+
+    def say(self, text: str) -> None:
+        content = {"text": text}
+        row = {
+            "id": "m2",
+            "seq": 2,
+            "kind": "chat",
+            "content": content,
+            "channel_type": "terminal",
+            "platform_id": "main",
+        }
+        self.shim.handle(frames.Inbound(rows=[row]))
+        self.pass_time(1.0)
+
+    def pass_time(self, seconds: float) -> None:
+        """In steps, as a clock is only believed in steps."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + 5.0)
+            self.shim.handle(Tick())
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, self.sent
+            try:
+                self.shim.handle(self.items.get(timeout=0.1))
+            except queue.Empty:
+                continue
+
+    def of_kind(self, kind: type[frames.Frame]) -> list[Any]:
+        return [frame for frame in self.sent if isinstance(frame, kind)]
+
+
+@pytest.fixture
+def driven(foreign: Foreign) -> Any:
+    found = Driven(foreign)
+    yield found
+    found.command.kill()
+
+
+def test_a_runner_that_takes_a_message_and_shows_no_life_is_ended(driven: Driven) -> None:
+    driven.say("stall")
+    driven.until(lambda: bool(driven.of_kind(frames.Claim)))
+    driven.pass_time(55)
+    assert not driven.of_kind(frames.Log)
+    driven.pass_time(10)
+    driven.until(lambda: driven.shim.finished)
+    assert driven.shim.exit_code == EXIT_STUCK
+    assert "claim-stuck" in driven.of_kind(frames.Log)[0].text
+    assert not driven.of_kind(frames.Complete)
+
+
+def test_a_declared_time_is_granted(driven: Driven) -> None:
+    driven.say("tool Bash 600000 | stall")
+    driven.until(lambda: any(pulse.activity == "tool" for pulse in driven.pulses))
+    driven.pass_time(500)
+    assert not driven.shim.finished
+    driven.pass_time(200)
+    driven.until(lambda: driven.shim.finished)
+    assert driven.shim.exit_code == EXIT_STUCK
+
+
+def test_a_clock_that_jumps_makes_nobody_stuck(driven: Driven) -> None:
+    driven.say("hold gate")
+    driven.until(lambda: bool(driven.of_kind(frames.Claim)))
+    driven.now += 100_000
+    driven.shim.handle(Tick())
+    driven.foreign.let("gate")
+    driven.until(lambda: bool(driven.of_kind(frames.Out)))
+    assert not driven.shim.finished
+
+
+def test_a_runner_that_goes_by_itself_is_told_by_its_signal(driven: Driven) -> None:
+    driven.say("hold gate")
+    driven.until(lambda: bool(driven.of_kind(frames.Claim)))
+    driven.command.kill()
+    driven.until(lambda: driven.shim.finished)
+    assert driven.shim.exit_code == 128 + signal.SIGKILL
+
+
+def test_files_are_looked_at_where_the_kernel_gives_no_watch(foreign: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermitcrab_runner.shim.watch._watch", lambda _folder: None)
+    driven = Driven(foreign)
+    try:
+        driven.say("hello")
+        driven.until(lambda: bool(driven.of_kind(frames.Out)))
+    finally:
+        driven.command.kill()
+
+
+# What an agent may do to the file that its runner shares with the shim.
+
+
+def attack(root: Path, script: str) -> None:
+    connection = sqlite3.connect(root / "outbound.db", isolation_level=None)
+    connection.executescript(script)
+    connection.close()
+
+
+ENDLESS = (
+    "DROP TABLE messages_out; CREATE VIEW messages_out (id, in_reply_to, timestamp, deliver_after, kind, platform_id,"
+    " channel_type, thread_id, content, rowid) AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+    " SELECT i, i, i, i, i, i, i, i, i, i FROM n;"
+)
+BAD_ROWS = """
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES (NULL, 9223372036854775807, 'x', 'chat', '{}');
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES ('real', 9.5e18, 'x', 'chat', 'no json');
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES ('blob', 'seven', 'x', x'00', x'ff');
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES ('large', -1, 'x', 'chat', zeroblob(3000000));
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES ('utf8', -3, 'x', 'chat', CAST(x'22c328' AS TEXT));
+    INSERT INTO messages_out (id, seq, timestamp, kind, content) VALUES ('deep', -5, 'x', 'chat', '[' || '[');
+    INSERT INTO messages_out (id, timestamp, kind, platform_id, channel_type, content)
+        VALUES ('good', 'never', 'chat', 'main', 'terminal', '{"text":"good"}');
+    INSERT OR REPLACE INTO processing_ack VALUES ('m2', 'invented', 'x');
+    INSERT INTO processing_ack VALUES (x'00', 'completed', 'x');
+    INSERT OR REPLACE INTO container_state VALUES (1, x'00', 'long', 7, 'x');
+    INSERT INTO session_state VALUES (x'00', 'x', 'x');
+"""
+
+
+def test_bad_rows_cost_no_good_one(driven: Driven) -> None:
+    driven.say("stall")
+    driven.until(lambda: bool(driven.of_kind(frames.Claim)))
+    attack(driven.foreign.root, BAD_ROWS)
+    driven.until(lambda: bool(driven.of_kind(frames.Out)))
+    assert [out.content for out in driven.of_kind(frames.Out)] == [{"text": "good"}]
+    assert len(driven.of_kind(frames.Log)) == 6
+    assert not driven.shim.finished
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ENDLESS,
+        "DROP TABLE processing_ack;",
+    ],
+    ids=["endless-view", "no-table"],
+)
+def test_a_database_that_is_no_such_database_ends_its_runner(driven: Driven, script: str) -> None:
+    driven.say("stall")
+    driven.until(lambda: bool(driven.of_kind(frames.Claim)))
+    attack(driven.foreign.root, script)
+    driven.until(lambda: driven.shim.finished)
+    assert driven.shim.exit_code == 74
+    assert not driven.of_kind(frames.Complete)
+
+
+@pytest.mark.parametrize("plant", ["pipe", "link", "folder", "trigger"])
+def test_what_was_planted_for_the_next_container_is_put_aside(foreign: Foreign, tmp_path: Path, plant: str) -> None:
+    path = foreign.root / "outbound.db"
+    victim = tmp_path / "victim.db"
+    match plant:
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            sqlite3.connect(victim).execute("CREATE TABLE t (x)").connection.close()
+            path.symlink_to(victim)
+        case "folder":
+            path.mkdir()
+        case "trigger":
+            first = Driven(foreign)
+            first.say("hello")
+            first.command.kill()
+            attack(foreign.root, "CREATE TRIGGER t AFTER DELETE ON processing_ack BEGIN SELECT 1; END;")
+    before = victim.read_bytes() if victim.exists() else b""
+    driven = Driven(foreign)
+    try:
+        driven.say("hello")
+        driven.until(lambda: bool(driven.of_kind(frames.Out)))
+    finally:
+        driven.command.kill()
+    assert (foreign.root / "outbound.db.damaged-1").is_symlink() or (foreign.root / "outbound.db.damaged-1").exists()
+    assert (victim.read_bytes() if victim.exists() else b"") == before
+
+
+def test_the_end_of_a_process_that_is_gone_changes_nothing(driven: Driven) -> None:
+    driven.say("hello")
+    driven.until(lambda: bool(driven.of_kind(frames.Out)))
+    driven.command.kill()
+    driven.until(lambda: driven.shim.finished)
+    driven.shim.handle(Exited(0))
+    assert driven.shim.exit_code == 128 + signal.SIGKILL
