@@ -31,6 +31,7 @@ ncl WORDS        gives the host a command and answers with its response
 file NAME TEXT   sends a file
 edit N TEXT / react N EMOJI / card TEXT / schedule TEXT / install PACKAGE
 tool NAME MS     says that it runs that tool, and goes on
+tasks            answers with the tasks that it knows, as the tool list_tasks does
 recall           answers with its conversation's id and its destinations
 exit N           ends its process
 anything else    is echoed
@@ -349,6 +350,15 @@ def act(text: str, sender: str) -> Iterator[str | None]:
         case "tool":
             name, _, milliseconds = rest.partition(" ")
             set_tool(name, int(milliseconds))
+        case "tasks":
+            listed = query(
+                "SELECT series_id, status, process_after, recurrence, content, max(seq) FROM messages_in"
+                " WHERE kind = 'task' GROUP BY series_id ORDER BY process_after"
+            )
+            lines = [
+                f"{each[0]} at={each[2] or 'now'} recur={each[3]} {json.loads(each[4])['prompt']}" for each in listed
+            ]
+            yield answer("; ".join(lines))
         case "recall":
             names = [row[0] for row in query("SELECT name FROM destinations ORDER BY name")]
             yield answer(f"I am {state('continuation:stand-in')}, and know {', '.join(names)}")

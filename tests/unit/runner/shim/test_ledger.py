@@ -11,8 +11,8 @@ from hermitcrab_runner.shim.ledger import (
     QUIET_AT_MOST_S,
     Ack,
     Ledger,
-    answered_before,
 )
+from hermitcrab_runner.shim.recovery import answered_before, sort_out
 from hermitcrab_runner.shim.translate import OutRow, Place, in_row
 
 
@@ -153,3 +153,15 @@ def test_a_follow_up_was_answered_by_a_later_result_that_replies_to_a_later_row(
     assert answered_before(ack, [ack, later], [said("b")], SEQS)
     assert not answered_before(ack, [ack], [said("b")], SEQS)
     assert not answered_before(Ack("b", "completed", 3, AT), [ack, later], [said("a")], SEQS)
+
+
+def test_what_is_left_is_sorted_by_what_the_host_waits_for() -> None:
+    held = ledger("a", "b", "c")
+    question = in_row({"id": "q", "seq": 8, "kind": "system", "content": {}}, at="")
+    assert question is not None
+    marks = [Ack("a", "completed", 1, AT), Ack("b", "processing", 2, AT)]
+    early = said(None, "2026-11-18 11:06:39")
+    outs = [said("a"), said(None), early]
+    left = sort_out([*(each.row for each in held.held.values()), question], acks=marks, outs=outs, seqs=SEQS)
+    assert (left.answered, left.unheard, left.again) == (["a"], ["q"], ["b"])
+    assert left.said_before == [said(None)]

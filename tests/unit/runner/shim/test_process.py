@@ -140,6 +140,22 @@ async def test_what_the_host_does_not_know_is_refused_where_the_agent_sees_it(tm
         assert any("install_packages" in text and "no kind system here" in text for text in logs)
 
 
+async def test_a_task_has_all_its_columns(tmp_path: Path, foreign: Foreign) -> None:
+    task = {
+        "process_after": "2020-01-01T09:00:00.000Z",
+        "recurrence": "0 9 * * *",
+        "series_id": "task-1",
+        "source_session_id": "sess-9",
+        "tries": 2,
+    }
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        await host.push(chat(2, "", kind="task", content={"prompt": "tasks", "script": None}, **task))
+        await host.answered("m2")
+        assert host.texts == ["task-1 at=2020-01-01T09:00:00.000Z recur=0 9 * * * tasks"]
+        columns = ", ".join(task)
+        assert foreign.rows("inbound.db", f"SELECT {columns} FROM messages_in") == [tuple(task.values())]
+
+
 async def test_a_file_is_with_the_host_before_its_message_and_then_gone(tmp_path: Path, foreign: Foreign) -> None:
     words = "x" * 300_000
     async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):

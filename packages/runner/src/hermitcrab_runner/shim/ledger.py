@@ -8,11 +8,10 @@ stream began. A row is answered when such a result came after its mark, and the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hermitcrab_runner.shim.times import parse_time
 from hermitcrab_runner.shim.translate import InRow, OutRow
 
 QUIET_AFTER_RESULT_S = 0.25
@@ -190,26 +189,3 @@ def _quiet_s(held: Held) -> float:
 
 def _is_clear(row: InRow) -> bool:
     return row.content.partition('"text":"')[2].lstrip().lower().startswith("/clear")
-
-
-def answered_before(ack: Ack, acks: Iterable[Ack], outs: Iterable[OutRow], seqs: Mapping[str, int]) -> bool:
-    """Whether a row that the host still waits for was answered in an earlier container, by what its files tell.
-
-    `ack` is the row's own mark, `acks` the newest marks, `outs` the newest things said, `seqs` the numbers of the rows
-    that came in. If in doubt, it was not: the row is then worked on once more, and what is said again in the same words
-    is not sent again.
-    """
-    acks = list(acks)
-    if ack.status == "processing":
-        return False
-    if any(each.status == "processing" and each.order < ack.order for each in acks):
-        return False  # It was added to a turn that never came to its end.
-    marked_later = any(each.order > ack.order for each in acks)
-    for out in outs:
-        if ack.at is not None and (said_at := parse_time(out.timestamp)) is not None and said_at < ack.at:
-            continue
-        # Moments are told to the second only. That it replies to an older row says more.
-        replies_to = out.in_reply_to or ""
-        if replies_to == ack.id or (marked_later and seqs.get(replies_to, 0) > seqs.get(ack.id, 0)):
-            return True
-    return False

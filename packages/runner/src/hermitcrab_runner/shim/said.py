@@ -211,16 +211,6 @@ class Said:
             inbound.write(rows)
 
 
-def repeated(outs: Sequence[OutRow], ids: set[str], since: float) -> list[OutRow]:
-    """What turns for rows `ids` may have said since they began, among the newest `outs`."""
-    return [
-        out
-        for out in outs
-        if (out.in_reply_to is None or out.in_reply_to in ids)
-        and ((at := parse_time(out.timestamp)) is None or at >= since)
-    ]
-
-
 def _words(out: OutRow) -> tuple[str, ...]:
     place = tuple(part or "" for part in out.place)
     return (out.kind, *place, content_text(_without_ids(out.content)))

@@ -17,12 +17,12 @@ from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.reply import clean
 from hermitcrab_runner.rows import text_of
-from hermitcrab_runner.shim import feed, said
+from hermitcrab_runner.shim import feed, recovery, said
 from hermitcrab_runner.shim.command import Exited
 from hermitcrab_runner.shim.destinations import with_origins
 from hermitcrab_runner.shim.inbound import InboundFile
 from hermitcrab_runner.shim.layout import DamagedError, Workspace, is_busy
-from hermitcrab_runner.shim.ledger import Held, Ledger, answered_before
+from hermitcrab_runner.shim.ledger import Held, Ledger
 from hermitcrab_runner.shim.outbound import OutboundFile
 from hermitcrab_runner.shim.state import StateMirror
 from hermitcrab_runner.shim.times import iso_time
@@ -266,25 +266,19 @@ class Shim:
         outbound = self._outbound = OutboundFile(self._workspace)
         if outbound.damage is not None:
             self._log(f"a database was damaged: {outbound.damage}")
-        acks = outbound.newest_acks()
-        outs = outbound.newest_said(said.RESENT_AT_MOST)
-        marked = {ack.id: ack for ack in acks}
-        seqs = inbound.seqs([*self._ledger.held, *(out.in_reply_to for out in outs if out.in_reply_to is not None)])
-        nobody = [each for each in self._ledger.held.values() if each.row.kind == "system"]
-        answered = [
-            each
-            for key, each in self._ledger.held.items()
-            if key in marked and each not in nobody and answered_before(marked[key], acks, outs, seqs)
-        ]
-        again = {key for key in self._ledger.held if key in marked} - {each.row.id for each in (*nobody, *answered)}
-        since = min((marked[key].at or 0.0 for key in again), default=0.0)
+        left = recovery.sort_out(
+            [each.row for each in self._ledger.held.values()],
+            acks=outbound.newest_acks(),
+            outs=(outs := outbound.newest_said(said.RESENT_AT_MOST)),
+            seqs=inbound.seqs([*self._ledger.held, *(out.in_reply_to for out in outs if out.in_reply_to is not None)]),
+        )
         outbound.begin(self._state.known)
-        outbound.forget_marks(again)
+        outbound.forget_marks(left.again)
         inbound.begin()
-        self._said.begin(inbound, outbound, repeated=said.repeated(outs, again, since) if again else ())
+        self._said.begin(inbound, outbound, repeated=left.said_before)
         outbound.start_reading()
-        self._ledger.begin_again(answered=[each.row.id for each in answered])
-        if nobody:
+        self._ledger.begin_again(answered=left.answered)
+        if nobody := [self._ledger.held[key] for key in left.unheard]:
             self._complete(nobody, failed="whoever asked for this answer is gone")
         self._vital.started()
         self._begun, self._restarting = True, False
