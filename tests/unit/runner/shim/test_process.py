@@ -266,7 +266,7 @@ async def test_a_cleared_conversation_is_forgotten(tmp_path: Path, foreign: Fore
 
 
 async def test_the_beats_tell_which_tool_runs_and_for_how_long(tmp_path: Path, foreign: Foreign) -> None:
-    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+    async with fake_host(tmp_path, destinations=PLACES, config={"beat_s": 0.1}) as host, foreign.shim(host):
         await host.push(chat(2, "tool Bash 600000 | hold gate"))
         await host.until(lambda host: any(beat.activity == "tool" for beat in host.of_kind(frames.Beat)))
         beat = next(beat for beat in host.of_kind(frames.Beat) if beat.activity == "tool")

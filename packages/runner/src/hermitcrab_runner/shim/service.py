@@ -256,10 +256,11 @@ class Shim:
 
     def _begin(self) -> None:
         """Put the files in order by what the host says is still to be done, and start the runner."""
-        self._settle_until = None
         inbound = self._inbound
         if inbound is None:
             return
+        # Until it has succeeded: an agent's program may have one of the files locked just now.
+        self._settle_until = self._clock() + _BUSY_AGAIN_S
         self._workspace.prepare()
         if self._outbound is not None:
             self._outbound.close()
@@ -281,7 +282,7 @@ class Shim:
         if nobody := [self._ledger.held[key] for key in left.unheard]:
             self._complete(nobody, failed="whoever asked for this answer is gone")
         self._vital.started()
-        self._begun, self._restarting = True, False
+        self._begun, self._restarting, self._settle_until = True, False, None
         self._feed()
         for each in self._ledger.held.values():
             if not each.shown:
@@ -296,7 +297,7 @@ class Shim:
             return
         self._look()
         if self._restarting and not self._draining:
-            self._begin()
+            self._begun, self._settle_until = False, self._clock()
             return
         if self._draining:
             self._end("drained")
