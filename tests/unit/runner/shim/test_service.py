@@ -16,6 +16,7 @@ import pytest
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.shim.command import Command, Exited
 from hermitcrab_runner.shim.layout import Workspace
+from hermitcrab_runner.shim.outbound import OutboundFile
 from hermitcrab_runner.shim.service import EXIT_STUCK, Changed, Shim
 from hermitcrab_runner.shim.watch import Watch
 from hermitcrab_runner.turn import Tick
@@ -228,6 +229,25 @@ def test_what_was_planted_for_the_next_container_is_put_aside(foreign: Foreign, 
         driven.command.kill()
     assert (foreign.root / "outbound.db.damaged-1").is_symlink() or (foreign.root / "outbound.db.damaged-1").exists()
     assert (victim.read_bytes() if victim.exists() else b"") == before
+
+
+def test_a_file_that_is_locked_at_the_start_only_delays_it(foreign: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermitcrab_runner.shim.layout.BUSY_TIMEOUT_MS", 10)
+    OutboundFile(Workspace(str(foreign.root))).close()
+    locker = sqlite3.connect(foreign.root / "outbound.db", isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    driven = Driven(foreign)
+    try:
+        driven.say("hello")
+        assert not driven.command.running
+        locker.execute("ROLLBACK")
+        driven.pass_time(1.0)
+        assert driven.command.running
+        driven.until(lambda: bool(driven.of_kind(frames.Out)))
+        assert len(driven.of_kind(frames.Out)) == 1
+    finally:
+        locker.close()
+        driven.command.kill()
 
 
 def test_the_end_of_a_process_that_is_gone_changes_nothing(driven: Driven) -> None:
