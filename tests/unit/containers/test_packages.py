@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hermitcrab.containers import packages
+from hermitcrab.containers import file_lock, packages
 from hermitcrab.errors import EngineError, Failure, SettingsError
 
 REQUIREMENTS = ["plain>=1", "claude-agent-sdk==0.2.187 ; extra == 'claude'", 'loose>=2; extra == "other"']
@@ -80,7 +80,7 @@ async def test_packages_are_installed_once_and_readable_by_the_containers_user(
 
 async def test_several_hosts_install_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installer = Installer(monkeypatch, tmp_path, WORKS)
-    monkeypatch.setattr(packages, "LOCK_PAUSE_S", 0.01)
+    monkeypatch.setattr(file_lock, "LOCK_PAUSE_S", 0.01)
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(ensure, tmp_path / "cache", [])
