@@ -231,7 +231,13 @@ async def open_host(
             ),
         )
         archivist = Archivist(home=home, store=store, mailboxes=mailboxes, containers=runner, uid=uid, gid=gid)
-        router = Router(store, mailboxes, runner, message_bytes_at_most=settings.limits.message_bytes)
+        router = Router(
+            store,
+            mailboxes,
+            runner,
+            message_bytes_at_most=settings.limits.message_bytes,
+            failed_later=deliverer.failed_later,
+        )
 
         def attached(platform_id: str) -> None:
             deliverer.notify_waiting(lambda address: _is_terminal(address, terminal, platform_id))

@@ -68,6 +68,17 @@ class Receipt:
     """On the monotonic clock: when the last of the rows was on disk."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Somebody's answer to a question that an agent asked."""
+
+    key: str
+    """That of the delivery which showed the question."""
+    option: str | int
+    """The chosen option's value, or its place in the list."""
+    user_id: str
+
+
 class Channel(Protocol):
     """One platform, as the host uses it."""
 
@@ -93,3 +104,9 @@ class ChannelHost(Protocol):
 
     async def receive(self, message: ChannelMessage) -> Receipt:
         """Take a message in. When this returns accepted, the message is on disk."""
+
+    async def choose(self, choice: Choice) -> Receipt:
+        """Take the answer to a question in. The first one counts; when this returns accepted, it is on disk."""
+
+    async def settled(self, key: str, *, failed: str | None) -> None:
+        """What became later of a delivery that the platform had taken: a person has it, or why it `failed`."""

@@ -128,6 +128,11 @@ class Deliverer:
                 outbox.at_once = True
                 self.notify(outbox.session)
 
+    def failed_later(self, session: Session) -> None:
+        """A message that its platform had taken has failed: those concerned are told. Returns at once."""
+        if self._tasks is not None:
+            self._tasks.start_soon(isolated, self._tell, session)
+
     def under_way(self) -> dict[SessionId, list[str]]:
         """The lanes that are being sent in, by session."""
         return {key: list(outbox.lanes) for key, outbox in self._outboxes.items() if outbox.lanes}
@@ -211,7 +216,7 @@ class Deliverer:
                 log.warning("delivery.refused", session=session.id, row=row.id, reason=reason)
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.refused(row.id, reason, tell=True))
                 await isolated(self._sender.forget_files, session, row)
-                await self._tell(outbox)
+                await self._tell(outbox.session)
                 return more
             case Trouble():
                 return await self._failed(outbox, lane, row, came_of_it)
@@ -244,7 +249,7 @@ class Deliverer:
         more = await self._record(
             outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, None, tell=True)
         )
-        await self._tell(outbox)
+        await self._tell(outbox.session)
         return more
 
     async def _record(self, outbox: _Outbox, lane: _Lane, change: Change) -> bool:
@@ -271,10 +276,10 @@ class Deliverer:
                 log.error("delivery.not-recorded", session=outbox.session.id, text=str(error))
                 await anyio.sleep(self._backoff.delay_s(failures, random.random()))  # noqa: S311
 
-    async def _tell(self, outbox: _Outbox) -> None:
+    async def _tell(self, session: Session) -> None:
         """Those concerned hear of what ended badly."""
-        if await self._failures.tell(outbox.session):
-            self.notify(outbox.session)
+        if await self._failures.tell(session):
+            self.notify(session)
 
     async def _recover(self, session: Session) -> None:
         """Rows that were being sent when the host died, and ends that nobody was told of."""

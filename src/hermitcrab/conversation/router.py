@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from sqlite3 import Connection
+from typing import Literal
 
 import anyio
 import structlog
 
-from hermitcrab.channels.base import Receipt
+from hermitcrab.channels.base import Choice, Receipt
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.errors import BadInputError, HermitcrabError
+from hermitcrab.logic.delivery import plain_reason
+from hermitcrab.logic.kinds import chosen
 from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import MessagingGroup
 from hermitcrab.model.ids import MessageId, SessionId, new_id
-from hermitcrab.model.messages import ChannelMessage, InboundRow
+from hermitcrab.model.messages import ChannelMessage, InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import messaging_groups, sessions, wirings
+from hermitcrab.store.clock import timestamp
 from hermitcrab.store.database import Store
 
 log = structlog.get_logger(__name__)
@@ -29,10 +34,18 @@ class Router:
     """Implements `channels.base.ChannelHost`."""
 
     def __init__(
-        self, store: Store, mailboxes: Mailboxes, runner: ContainerRunner, *, message_bytes_at_most: int
+        self,
+        store: Store,
+        mailboxes: Mailboxes,
+        runner: ContainerRunner,
+        *,
+        message_bytes_at_most: int,
+        failed_later: Callable[[Session], None] = lambda _: None,
     ) -> None:
+        """`failed_later`: told of a session with a message that a platform had taken and then could not deliver."""
         self._store, self._mailboxes, self._runner = store, mailboxes, runner
         self._bytes_at_most = message_bytes_at_most
+        self._failed_later = failed_later
 
     async def receive(self, message: ChannelMessage) -> Receipt:
         """Commit the message for every agent that hears it, then have them woken."""
@@ -73,6 +86,61 @@ class Router:
             session_ids=tuple(session.id for session, _ in heard),
             persisted_at=persisted_at,
         )
+
+    async def choose(self, choice: Choice) -> Receipt:
+        """The answer to an agent's question, as a message in its session. Only the first one counts."""
+        found = await self._delivered(choice.key)
+        if found is None:
+            return Receipt(accepted=False, reason="there is no such question")
+        session, asked = found
+        value = chosen(asked.content, choice.option)
+        if value is None:
+            return Receipt(accepted=False, reason="the question has no such option")
+        row = InboundRow(
+            id=MessageId(f"qr-{asked.id}"),
+            kind="system",
+            timestamp=timestamp(),
+            content={
+                "type": "question_response",
+                "questionId": asked.id,
+                "selectedOption": value,
+                "userId": choice.user_id,
+                "action": "question_response",
+                "status": "answered",
+                "result": {"question": asked.content.get("question"), "answer": value, "by": choice.user_id},
+            },
+            address=asked.address,
+        )
+        with anyio.CancelScope(shield=True):
+            await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
+            accepted = await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+            if accepted is not None:
+                await self._runner.offer(session, accepted)
+        reason = "it was answered before" if accepted is None else None
+        return Receipt(accepted=True, reason=reason, row_ids=(row.id,), session_ids=(session.id,))
+
+    async def settled(self, key: str, *, failed: str | None) -> None:
+        """What became later of a delivery. What does not fit what is known of it changes nothing."""
+        found = await self._delivered(key)
+        if found is None:
+            return
+        session, row = found
+        status: Literal["confirmed", "failed"] = "confirmed" if failed is None else "failed"
+        reason = None if failed is None else plain_reason(failed)
+        changed = await self._mailboxes.run(
+            session, lambda mailbox: mailbox.settle_later(row.id, status, reason, tell=failed is not None)
+        )
+        if changed and failed is not None:
+            self._failed_later(session)
+
+    async def _delivered(self, key: str) -> tuple[Session, OutboundRow] | None:
+        """The message that a key of a delivery, or of a part of one, stands for."""
+        session_id, _, row_id = key.partition("#")[0].partition("/")
+        session = await self._store.read(lambda connection: sessions.by_id(connection, SessionId(session_id)))
+        if session is None:
+            return None
+        row = await self._mailboxes.run(session, lambda mailbox: mailbox.outbound(row_id))
+        return None if row is None else (session, row)
 
     async def _see_to_repeat(self, session: Session, hearing: Hearing, message: ChannelMessage) -> None:
         """Whoever sends something again may do so because nothing came of it."""

@@ -59,6 +59,17 @@ def checked(content: Content, row_id: str) -> Content:
     return said
 
 
+def chosen(content: Content, option: str | int) -> str | None:
+    """The value of the option that somebody chose of a question: by its value or its place. None: it has none such."""
+    options = content.get("options")
+    if content.get("type") != "ask_question" or not isinstance(options, list):
+        return None
+    values = [str(each.get("value")) for each in options if isinstance(each, dict)]
+    if isinstance(option, str):
+        return option if option in values else None
+    return values[option] if 0 <= option < len(values) else None
+
+
 def _target(said: Content) -> None:
     seq, key = said.get("seq"), said.get("messageId")
     if isinstance(seq, int) and not isinstance(seq, bool) and seq > 0:
