@@ -13,6 +13,8 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.app import Host
+from hermitcrab.channels.base import Delivery, Traits
+from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
@@ -120,3 +122,24 @@ async def test_messages_for_a_command_that_there_is_not_are_given_up_with_a_noti
         await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
         text = await answer(host, channel, address, "one", "hello")
         assert text.startswith("I gave up on your message: 5 containers ended")
+
+
+async def test_what_a_foreign_runner_sends_besides_text_reaches_the_channel(
+    need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        channel.traits = Traits(shows=Shows(edits=True, reactions=True, cards=True, questions=True, files=True))
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+        await say(host, address, "two", "card news | file notes.txt some words | react 2 thumbs_up | ask sure?")
+        found: list[Delivery] = []
+        with anyio.fail_after(60):
+            while len(found) < 4:
+                await channel.next_delivery()
+                found = [each for _, each in channel.delivered.values() if each.content.get("text") != "Echo: hello"]
+        card, file, reaction, question = found
+        assert card.content["card"] == {"title": "news"}
+        assert [each.name for each in file.files] == ["notes.txt"]
+        assert (reaction.content["emoji"], reaction.target) == ("thumbs_up", "one")
+        assert question.content["questionId"] == question.key.rpartition("/")[2]
