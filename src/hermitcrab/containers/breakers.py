@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import structlog
@@ -86,6 +86,12 @@ class Breakers:
         """It was called off."""
         for key in needs:
             self._put(key, self._of(key).left(who))
+
+    def hold(self, key: str, within_s: float, text: str) -> None:
+        """Nobody tries for so long, whoever failed: somebody else finds out whether it works."""
+        before = self._of(key)
+        self._texts[key] = text
+        self._put(key, replace(before, until=anyio.current_time() + within_s, probe=None))
 
     def recheck(self, key: str) -> None:
         """Somebody saw it work: the next session may try at once."""

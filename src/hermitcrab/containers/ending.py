@@ -83,7 +83,9 @@ class Ender:
         )
         faults.point("container.certified")
         left = await self._engine.inspect(slot.name)
-        if left is None or left.generation <= generation:  # A newer one has its own life (law 3).
+        if left is not None and left.generation < generation:
+            await self.remove_stale(left)  # Its end is one of its own.
+        elif left is None or left.generation == generation:  # A newer one has its own life (law 3).
             await self._engine.remove(slot.name)
         await to_thread.run_sync(self._desk.clear, slot.session, generation)
         if not ending.planned and duration is not None and duration >= HEALTHY_AFTER_S:

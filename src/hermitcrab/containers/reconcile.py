@@ -30,6 +30,9 @@ other's way: what is done for one is mostly this process's own work (measured: 3
 
 SWEEP_INTERVAL_S = 30.0
 
+ASKED_AGAIN_AFTER_S = 3.0
+"""While the engine has not answered this host even once, and nothing can be started."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -49,13 +52,15 @@ class Reconciled:
 class Reconciler:
     def __init__(self, *, runner: ContainerRunner, engine: Engine, store: Store, mailboxes: Mailboxes) -> None:
         self._runner, self._engine, self._store, self._mailboxes = runner, engine, store, mailboxes
+        self._seen = False
+        """The engine has answered this host."""
         self._engine_unknown = True
         """Sessions wait that nobody could start yet."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await anyio.sleep(SWEEP_INTERVAL_S)
+            await anyio.sleep(SWEEP_INTERVAL_S if self._seen else ASKED_AGAIN_AFTER_S)
             await isolated(self.sweep)
 
     async def reconcile(self) -> Reconciled:
@@ -95,6 +100,8 @@ class Reconciler:
         except EngineError as error:
             log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
             result.engine_unknown = self._engine_unknown = True
+            if not self._seen:
+                self._runner.engine_not_seen(error.message)
             return
         self._engine_unknown = False
         await isolated(self._runner.expect, found)
@@ -123,6 +130,9 @@ class Reconciler:
                 tasks.start_soon(isolated, meet, view)
             for session in missing.values():
                 tasks.start_soon(isolated, look_again, session)
+        if not self._seen:
+            self._seen = True
+            self._runner.engine_seen()
 
     async def _look_at_sessions(self, result: Reconciled) -> None:
         limiter = anyio.Semaphore(AT_ONCE)

@@ -27,7 +27,7 @@ from hermitcrab.containers.admission import Admission, AdmissionView
 from hermitcrab.containers.admitting import Admittance
 from hermitcrab.containers.adopting import Adopter
 from hermitcrab.containers.background import Background
-from hermitcrab.containers.breakers import Breakers, BreakerView
+from hermitcrab.containers.breakers import ENGINE, Breakers, BreakerView
 from hermitcrab.containers.ending import Ender
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.following import Follower
@@ -58,6 +58,10 @@ from hermitcrab.store.database import Store
 from hermitcrab_wire import frames
 
 log = structlog.get_logger(__name__)
+
+
+HELD_S = 60.0
+"""Longer than reconciling takes to ask again an engine that has not answered yet."""
 
 
 class ContainerRunner:
@@ -342,6 +346,14 @@ class ContainerRunner:
     async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
         """Certify the end of the session's last generation, unless that was done: nothing is left of it."""
         await self._ender.certify_missing(session, rows_returned=rows_returned)
+
+    def engine_not_seen(self, text: str) -> None:
+        """What runs from an earlier host, nobody knows yet: nothing is started until `engine_seen` (law 1)."""
+        self._breakers.hold(ENGINE, HELD_S, text)
+
+    def engine_seen(self) -> None:
+        """Everything that an earlier host left has been met."""
+        self._breakers.worked([ENGINE])
 
     def live(self) -> dict[str, Session]:
         """Sessions by the name of the container that they should have."""

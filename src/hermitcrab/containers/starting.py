@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from hermitcrab.logic.lifecycle import Signal
 from hermitcrab.logic.precedence import limits
 from hermitcrab.logic.spec import Materials, build_spec
 from hermitcrab.mailbox.mailboxes import Mailboxes
-from hermitcrab.model.container import ContainerSpec, Limits
+from hermitcrab.model.container import ContainerSpec, ContainerView, Limits
 from hermitcrab.model.documents import Document
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
@@ -39,6 +39,8 @@ from hermitcrab_wire import faults
 
 CAREFUL_AFTER = 2
 """Ends in a row after which a runner is handed one row to answer after the other."""
+
+RemoveOlder = Callable[[ContainerView], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +80,7 @@ class Starter:
         self.uid, self.gid = uid, gid
         self._runner_env, self._clock = dict(runner_env), clock
 
-    async def start(self, slot: Slot, outward: Outward, began: float) -> None:
+    async def start(self, slot: Slot, outward: Outward, began: float, remove_older: RemoveOlder) -> None:
         """From claim to hello. Raises EngineError with the stage that failed; the caller clears up."""
         deadlines = self._settings.containers
         expected = slot.session.generation
@@ -100,7 +102,7 @@ class Starter:
         _clock(slot, "prepared", began)
         faults.point("wake.prepared")
         with Deadline(deadlines.create_deadline_s, "create", slot.name):
-            await self._create(spec)
+            await self._create(spec, remove_older)
             if slot.decisions:
                 await to_thread.run_sync(verify_after_create, slot.decisions)
         slot.take(Signal.CREATED)
@@ -118,7 +120,7 @@ class Starter:
         slot.troubled, slot.text = False, ""
         log.info("container.ready", session=slot.session.id, generation=generation, ms=round(slot.timings["wake"]))
 
-    async def _create(self, spec: ContainerSpec) -> None:
+    async def _create(self, spec: ContainerSpec, remove_older: RemoveOlder) -> None:
         try:
             await self._engine.create(spec)
         except EngineError as error:
@@ -128,7 +130,8 @@ class Starter:
             view = await self._engine.inspect(spec.name)
             if view is not None and view.generation >= spec.generation:
                 raise
-            await self._engine.remove(spec.name)
+            if view is not None:
+                await remove_older(view)
             await self._engine.create(spec)
 
     def needs(self, slot: Slot) -> tuple[str, ...]:

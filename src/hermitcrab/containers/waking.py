@@ -148,7 +148,7 @@ class Waker:
         async with slot.lock:
             if slot.life.phase in LIVE:
                 return WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
-            await self._starter.start(slot, self._hearing.of(slot), began)
+            await self._starter.start(slot, self._hearing.of(slot), began, self._ender.remove_stale)
             self._breakers.worked(needs)
             self.last_timings[slot.session.id] = dict(slot.timings)
         return WakeOutcome(kind="started")

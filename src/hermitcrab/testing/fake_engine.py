@@ -286,6 +286,10 @@ class FakeEngine:
         assert process is not None, f"{name} was not started"
         return process
 
+    def tell(self, event: EngineEvent) -> None:
+        """An event, true or not, early or late."""
+        self._feed.publish(event)
+
     def lose_events(self) -> None:
         """What a broken event stream looks like from outside: ends may have been missed."""
         self._feed.publish(RESYNC)
