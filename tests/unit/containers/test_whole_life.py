@@ -66,6 +66,8 @@ class Life(RuleBasedStateMachine):
         )
         self.made: list[tuple[str, int]] = []
         self.foreign: ContainerSpec | None = None
+        self.stopped: set[str] = set()
+        """Chats whose container a person stopped, and that nobody spoke to since: they may rest with what waits."""
         self.words = 0
         self.old: dict[str, int] = {}
         """By a word for a fresh container: the generation that there was when it was left."""
@@ -92,6 +94,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(chat=chats)
     def say(self, chat: str) -> None:
+        self.stopped.discard(chat)
         self.do(self.simulation.say(chat))
 
     @rule(chat=chats)
@@ -107,6 +110,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(chat=chats)
     def stop(self, chat: str) -> None:
+        self.stopped.add(chat)
         self.do(self.simulation.host.runner.kill(self.simulation.chats[chat][1]))
 
     @rule(chat=chats)
@@ -229,6 +233,8 @@ class Life(RuleBasedStateMachine):
         faults.fail_next.clear()
         script.says_hello = script.beats = script.answers = script.obeys = True
         simulation.runners.wake_up()
+        for chat in self.stopped:
+            simulation.host.runner.request(await simulation.session(simulation.chats[chat][1]))
         await simulation.answered(within_s=1800)
         for _, generation, text in simulation.script.received:
             assert generation > self.old.get(text, 0), "an old container was handed a word for the fresh one"
