@@ -73,6 +73,7 @@ COMMANDS = (
     Command("image list", "image:list_images", "Every image that was made here, and what needs it"),
     Command("image prune", "image:prune", "Remove the images that nothing needs"),
     Command("demo", "demo:demo", "One message answered by an agent in a sandbox, with evidence from inside"),
+    Command("selftest", "selftest:selftest", "Try it out on a scratch home, with --chaos under faults"),
     Command("bench roundtrip", "bench:roundtrip", "Time of a message through a live link"),
     Command("bench wake", "bench:wake", "Time of a cold start, next to the engine's own"),
     Command("bench idle", "bench:idle", "Cost of idle sessions"),

@@ -339,6 +339,13 @@ class Exchange:
             del self._answers[key]
         return answer[0]
 
+    def cut(self) -> bool:
+        """End the link that there is; the runner dials again. False: there is none."""
+        if self._flow.connection is None:
+            return False
+        self._flow.connection.cut()
+        return True
+
     def send(self, frame: frames.Cancel | frames.Drain) -> bool:
         """Tell the runner to cancel or drain. False: there is no link to say it on."""
         if self._flow.connection is None:

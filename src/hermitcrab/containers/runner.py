@@ -269,6 +269,11 @@ class ContainerRunner:
             return False
         return slot.exchange.send(frames.Cancel(reason="a person asked for it"))
 
+    def reconnect(self, session_id: SessionId) -> bool:
+        """Cut the runner's link; it dials again, and nothing is lost by it. False: there is none."""
+        slot = self._slots.get(session_id)
+        return slot is not None and slot.exchange is not None and slot.exchange.cut()
+
     async def stop_all(self, cause: str = "stopped") -> None:
         """End every container, all at once. One that is starting is called off."""
         await self._stopper.stop_all(cause)

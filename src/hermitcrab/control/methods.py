@@ -56,6 +56,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "sessions.restart": session.restart,
         "sessions.interrupt": session.interrupt,
         "messages.release": session.release_message,
+        "sessions.reconnect": session.reconnect,
         "sessions.export": archive.export,
         "sessions.import": archive.import_,
         "sessions.hold": archive.hold,

@@ -121,6 +121,13 @@ class SessionMethods:
             self._host.runner.request(session)
         return {"session": session.id, "message": key, "released": released, "status": row.status}
 
+    async def reconnect(self, params: Params, _emit: Emit) -> Json:
+        """Cut the runner's link, which it then makes anew."""
+        name = params.text("session")
+        params.done()
+        session = await session_named(self._host, name)
+        return {"reconnected": self._host.runner.reconnect(session.id)}
+
     async def ask(self, params: Params, _emit: Emit) -> Json:
         """A question to the session's runner itself; `evidence` is answered from inside the sandbox."""
         name, subject, arguments = params.text("session"), params.text("subject"), params.json("arguments")

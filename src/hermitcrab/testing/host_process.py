@@ -27,9 +27,17 @@ class HostProcess:
     """`crab up` as a child. Only this child is ever ended, by its id."""
 
     def __init__(
-        self, home: Path, *, engine: str, provider: str = "echo", env: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        *,
+        engine: str,
+        provider: str = "echo",
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
     ) -> None:
+        """`log`: where it writes (default: beside the home)."""
         self.home = Home(home)
+        self.log = log or home.parent / "host.log"
         self.environment = {
             **os.environ,
             "HERMITCRAB__CONTAINERS__ENGINE": engine,
@@ -45,8 +53,7 @@ class HostProcess:
     async def start(self, *, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
         """Start it; with `wait`, return when its control socket answers (or it has died)."""
         command = [sys.executable, "-m", "hermitcrab.cli.main", "up", "--home", str(self.home.path)]
-        log = (self.home.path.parent / "host.log").open("ab")
-        with log:
+        with self.log.open("ab") as log:
             self._child = await to_thread.run_sync(
                 lambda: subprocess.Popen(command, env={**self.environment, **(env or {})}, stdout=log, stderr=log)
             )
@@ -87,7 +94,7 @@ class HostProcess:
         return await self.died(within_s=60)
 
     def output(self) -> str:
-        return (self.home.path.parent / "host.log").read_text(errors="replace")
+        return self.log.read_text(errors="replace")
 
 
 @dataclass(slots=True)
