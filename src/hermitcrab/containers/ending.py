@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from datetime import UTC, datetime
 
 import anyio
@@ -29,6 +30,9 @@ from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
+UNKEPT_AT_MOST = 1000
+"""Certificates in memory that could not be written yet."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -49,12 +53,13 @@ class Ender:
         self._unattended = Circumstances(machine_restarted=machine_restarted, host_was_away=True)
         self._home, self._store, self._mailboxes = home, store, mailboxes
         self._engine, self._desk = engine, desk
+        self._unkept: deque[tuple[Session, Certificate]] = deque()
 
     async def bury(self, slot: Slot, ending: Ending, record: ExitRecord | None) -> None:
         """Certificate, then removal; the order lets a crash in between be repeated without a loss.
 
         Raises EngineError when it cannot be removed. A full disk or a damaged mailbox does not keep a container alive:
-        what cannot be written down is logged, and claims that are not given back now are at the next start.
+        its certificate waits for better times, and claims that are not given back now are at the next start.
         """
         generation = slot.life.generation
         now = anyio.current_time()
@@ -115,10 +120,22 @@ class Ender:
             await isolated(slot.close_resources)
 
     async def _keep(self, session: Session, certificate: Certificate) -> None:
-        try:
-            await certificates.keep(self._store, session_folders(self._home, session).certificates, certificate)
-        except (HermitcrabError, OSError) as error:
-            log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
+        if len(self._unkept) >= UNKEPT_AT_MOST:
+            lost = self._unkept.popleft()[1]
+            log.error("certificate.lost", session=lost.session, generation=lost.generation, cause=lost.cause)
+        self._unkept.append((session, certificate))
+        await self.keep_what_waits()
+
+    async def keep_what_waits(self) -> None:
+        """Write the certificates that a full disk did not take before, oldest first, until one still cannot be."""
+        while self._unkept:
+            session, certificate = self._unkept.popleft()
+            try:
+                await certificates.keep(self._store, session_folders(self._home, session).certificates, certificate)
+            except (HermitcrabError, OSError) as error:
+                self._unkept.appendleft((session, certificate))
+                log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
+                return
 
     async def quarantine_costly_rows(self, slot: Slot, ending: Ending) -> bool:
         """A message that ended container after container is set aside, with a notice, so that others get their turn.

@@ -81,6 +81,7 @@ class Reconciler:
         """Repair what no event has told. Sessions are looked at only if the engine could not be asked before."""
         result = Reconciled()
         could_not = self._engine_unknown
+        await self._runner.keep_what_waits()
         await self._look_at_containers(result)
         if could_not and not result.engine_unknown:
             await self._look_at_sessions(result)

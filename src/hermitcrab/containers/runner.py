@@ -283,6 +283,11 @@ class ContainerRunner:
         self._background.begin_closing()
         if not keep_containers:
             await self.stop_all("host-left")
+        await self.keep_what_waits()
+
+    async def keep_what_waits(self) -> None:
+        """Write what a full disk did not take before."""
+        await self._ender.keep_what_waits()
 
     async def ask(
         self, session_id: SessionId, subject: str, arguments: dict[str, Any], *, timeout_s: float

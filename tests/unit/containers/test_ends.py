@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hermitcrab.containers import machine
+from hermitcrab.containers import certificates, machine
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.gateway.listener import Gateway
 from hermitcrab.model.container import ContainerStatus
@@ -239,3 +241,30 @@ def test_the_machine_counts_as_restarted_for_one_host_only(tmp_path: Path) -> No
         assert not machine.was_restarted(simulation.home.machine_file)
 
     play(tmp_path, scenario)
+
+
+def test_a_certificate_that_a_full_disk_did_not_take_is_written_when_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_full = True
+    keep = certificates.keep
+
+    async def keep_if_there_is_space(*arguments: Any) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        await keep(*arguments)
+
+    monkeypatch.setattr(certificates, "keep", keep_if_there_is_space)
+
+    async def scenario(simulation: Simulation) -> None:
+        nonlocal is_full
+        session_id = simulation.chats["chat"][1]
+        session = await simulation.session(session_id)
+        await stopped_by_a_person(simulation)
+        assert await simulation.host.runner.certificates(session) == []
+        is_full = False
+        await simulation.host.reconciler.sweep()
+        assert len(await simulation.host.runner.certificates(session)) > 1
+
+    found = play(tmp_path, scenario)
+    assert found[0]["cause"] == "stopped"
