@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(180)
 async def test_faults_lose_double_and_leave_nothing(engine: str, need_engine: NeedEngine, monkeypatch: Any) -> None:
     for key, value in need_engine(engine).items():
         monkeypatch.setenv(key, value)
-    plan = Plan(engine=engine, seed=7, seconds=18.0, sessions=6, fault_every_s=1.5, pause_s=0.5)
+    plan = Plan(engine=engine, seed=7, seconds=12.0, sessions=6, fault_every_s=1.0, pause_s=0.5)
     told: list[str] = []
     outcome = await run(plan, progress=told.append)
     assert outcome.to_json()["details"] == []
