@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hermitcrab.containers.certificates import Certificate, write
+from hermitcrab.containers.certificates import Certificate
 from hermitcrab.containers.materials import session_folders
 from hermitcrab.model.ids import Generation
 from hermitcrab.selftest.leftovers import leftovers
@@ -77,7 +78,8 @@ async def test_what_is_left_over_is_noticed(tmp_path: Path, need_engine: NeedEng
         (view,) = await host.engine.containers()
     (home.trash / "something").mkdir()
     certificate = Certificate(session=session.id, generation=Generation(1), cause="quiet", text="", ended_at="")
-    write(session_folders(home, session).certificates, certificate)
+    with session_folders(home, session).certificates.open("a") as file:
+        file.write(json.dumps(asdict(certificate)) + "\n")
     with log.open("a") as file:
         file.write(json.dumps({**ready, "generation": 7}) + "\n")
     found = "\n".join(await leftovers(home, settings, log=log))

@@ -48,6 +48,7 @@ async def keep(store: Store, path: Path, certificate: Certificate) -> None:
     """Write the certificate to the session's folder, and note it in the index of all sessions' deaths.
 
     A generation ends once: one that is in the index has its certificate, and what is found of it later is no other end.
+    Raises OSError or StoreError when either cannot be written; repeating it does what is missing.
     """
     if await _is_kept(store, certificate):
         return
@@ -62,11 +63,7 @@ async def keep(store: Store, path: Path, certificate: Certificate) -> None:
         exit_code=certificate.exit_code,
         rows_returned=certificate.rows_returned,
     )
-    try:
-        await store.write(lambda connection: deaths.insert(connection, death))
-    except StoreError as error:
-        # The certificate itself is kept; a list that lacks it is no reason to leave the container unburied.
-        log.warning("certificate.not-indexed", session=certificate.session, text=error.message)
+    await store.write(lambda connection: deaths.insert(connection, death))
 
 
 async def _is_kept(store: Store, certificate: Certificate) -> bool:
@@ -79,7 +76,9 @@ async def _is_kept(store: Store, certificate: Certificate) -> bool:
 
 
 def write(path: Path, certificate: Certificate) -> None:
-    """Append to the session's certificates. Blocks."""
+    """Append to the session's certificates, unless the generation has one. Blocks."""
+    if certificate.generation in {each.get("generation") for each in read(path)}:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _KEPT_BYTES:
         lines = path.read_text().splitlines(keepends=True)

@@ -177,13 +177,14 @@ class Ender:
         now = await self._engine.inspect(view.name)
         if now is None or now.generation != view.generation:
             return
-        await self._certify_stale(now)
-        await self._engine.remove(view.name)
-
-    async def _certify_stale(self, view: ContainerView) -> None:
         session = await self._store.read(lambda connection: sessions.by_id(connection, view.session))
-        if session is None:
-            return
+        if session is not None:
+            await self._certify_stale(session, now)
+        await self._engine.remove(view.name)
+        if session is not None:
+            await to_thread.run_sync(self._desk.clear, session, view.generation)
+
+    async def _certify_stale(self, session: Session, view: ContainerView) -> None:
         wanted = {
             ContainerStatus.RUNNING: Cause.REPLACED,
             ContainerStatus.FROZEN: Cause.REPLACED,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hermitcrab.containers import certificates
 from hermitcrab.containers.certificates import Certificate
+from hermitcrab.errors import StoreError
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.store import deaths
 from hermitcrab.store.database import Store
@@ -37,8 +40,14 @@ async def test_a_certificate_is_kept_whole_in_the_folder_and_without_its_log_in_
 async def test_a_certificate_is_kept_even_when_the_index_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "certificates.jsonl"
     async with Store.open(tmp_path / "store.db") as store:
-        await store.write(lambda connection: connection.execute("DROP TABLE deaths"))
+        await store.write(lambda connection: connection.execute("ALTER TABLE deaths RENAME TO away"))
+        with pytest.raises(StoreError):
+            await certificates.keep(store, path, CERTIFICATE)
+        assert [each["generation"] for each in certificates.read(path)] == [3]
+        # Whoever tries again does what is missing, and no more.
+        await store.write(lambda connection: connection.execute("ALTER TABLE away RENAME TO deaths"))
         await certificates.keep(store, path, CERTIFICATE)
+        assert len(await store.read(lambda connection: deaths.newest(connection, limit=10))) == 1
     assert [each["generation"] for each in certificates.read(path)] == [3]
 
 
