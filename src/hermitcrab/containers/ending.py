@@ -30,6 +30,9 @@ from hermitcrab.store import sessions
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
+LOOKED_BACK = 10
+"""Generations before the last one that may lack a certificate."""
+
 UNKEPT_AT_MOST = 1000
 """Certificates in memory that could not be written yet."""
 
@@ -202,28 +205,29 @@ class Ender:
         )
         await self._keep(session, certificate)
 
-    async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
-        """The engine has nothing of the session's last generation, and no host attends it: that was an end, too.
+    async def certify_missing(self, session: Session, last: Generation, *, rows_returned: int) -> None:
+        """Nothing is left of the session's generations up to `last`: whatever of them was not certified has ended, too.
 
-        What lies on disk for it alone goes with it.
+        That is one that vanished while no host ran, and ones whose certificate a full disk had not taken when it died.
         """
-        if session.generation == 0:
-            return
-        await to_thread.run_sync(self._desk.clear, session, session.generation)
+        # First: a host may have died after the certificate and before this.
+        await to_thread.run_sync(self._desk.clear, session, last)
         path = session_folders(self._home, session).certificates
-        known = await to_thread.run_sync(certificates.read, path)
-        if session.generation in {each.get("generation") for each in known}:
-            return
+        known = {each.get("generation") for each in await to_thread.run_sync(certificates.read, path)}
+        first = max(1, last - LOOKED_BACK)
         ending = explain(None, wanted=None, farewell=None, around=self._unattended)
-        certificate = Certificate(
-            session=session.id,
-            generation=session.generation,
-            cause=ending.cause,
-            text=ending.text,
-            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            rows_returned=rows_returned,
-        )
-        await self._keep(session, certificate)
+        for number in range(first, last + 1):
+            if number in known:
+                continue
+            certificate = Certificate(
+                session=session.id,
+                generation=Generation(number),
+                cause=ending.cause,
+                text=ending.text,
+                ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                rows_returned=rows_returned if number == last else 0,
+            )
+            await self._keep(session, certificate)
 
     async def exit_of(self, slot: Slot) -> ExitRecord | None:
         """The exit record of the slot's generation, if the engine has it."""

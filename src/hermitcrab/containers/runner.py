@@ -353,9 +353,9 @@ class ContainerRunner:
         elif slot is not None:
             await self._stopper.look_again(slot)
 
-    async def certify_missing(self, session: Session, *, rows_returned: int) -> None:
-        """Certify the end of the session's last generation, unless that was done: nothing is left of it."""
-        await self._ender.certify_missing(session, rows_returned=rows_returned)
+    async def certify_missing(self, session: Session, last: Generation, *, rows_returned: int) -> None:
+        """Certify the ends of generations up to `last`, where that was not done: nothing is left of them."""
+        await self._ender.certify_missing(session, last, rows_returned=rows_returned)
 
     def engine_not_seen(self, text: str) -> None:
         """What runs from an earlier host, nobody knows yet: nothing is started until `engine_seen` (law 1)."""

@@ -268,3 +268,29 @@ def test_a_certificate_that_a_full_disk_did_not_take_is_written_when_there_is_sp
 
     found = play(tmp_path, scenario)
     assert found[0]["cause"] == "stopped"
+
+
+def test_a_certificate_that_died_with_its_host_is_made_up_for_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_full = True
+    keep = certificates.keep
+
+    async def keep_if_there_is_space(*arguments: Any) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        await keep(*arguments)
+
+    monkeypatch.setattr(certificates, "keep", keep_if_there_is_space)
+
+    async def scenario(simulation: Simulation) -> None:
+        nonlocal is_full
+        await stopped_by_a_person(simulation)
+        await live(simulation)
+        await simulation.crash()
+        is_full = False
+        await simulation.start()
+        await simulation.until_phase("chat", "ready")
+
+    found = play(tmp_path, scenario)
+    assert [(each["generation"], each["cause"]) for each in found] == [(2, "host-died")]
