@@ -60,12 +60,6 @@ def enter(connection: Connection, row: OutboundRow, seq: int) -> DeliveryStatus:
     return status
 
 
-def schedule_is_up(connection: Connection, now: str) -> bool:
-    """Whether the time of a scheduled message has come."""
-    query = "SELECT 1 FROM deliveries WHERE status = 'scheduled' AND next_attempt_at <= ? LIMIT 1"
-    return connection.execute(query, (now,)).fetchone() is not None
-
-
 def queue_scheduled(connection: Connection, now: str) -> None:
     """Messages whose time has come wait like any other."""
     connection.execute(

@@ -33,10 +33,11 @@ class Outgoing:
         """What is next at each address, and when the first scheduled message is due."""
         moment = timestamp(now)
         with self._read_outbound():
-            up = deliveries.schedule_is_up(self._out, moment)
-        if up:
-            with self._write_outbound(durable=False):
-                deliveries.queue_scheduled(self._out, moment)
+            scheduled_at = deliveries.next_scheduled_at(self._out)
+            if scheduled_at is None or scheduled_at > moment:
+                return deliveries.heads(self._out), scheduled_at
+        with self._write_outbound(durable=False):
+            deliveries.queue_scheduled(self._out, moment)
         with self._read_outbound():
             return deliveries.heads(self._out), deliveries.next_scheduled_at(self._out)
 
