@@ -25,6 +25,7 @@ from hermitcrab.settings.load import load
 from hermitcrab.store import installation
 from hermitcrab.store.database import Store
 from hermitcrab.testing.host_process import HostProcess
+from hermitcrab.testing.scratch import NO_BUDGET_MB
 from hermitcrab_bench.live import add_sessions
 
 GRACE_S = 30.0
@@ -47,6 +48,7 @@ async def run(*, engine: str = "bubblewrap", sessions: int = 300) -> dict[str, A
             engine=engine,
             env={
                 "HERMITCRAB__CONTAINERS__MAX_RUNNING": str(sessions + 1),
+                "HERMITCRAB__CONTAINERS__MEMORY_BUDGET_MB": str(NO_BUDGET_MB),
                 "HERMITCRAB__CONTAINERS__STOP_GRACE_S": str(GRACE_S),
                 "HERMITCRAB__LOGS__LEVEL": "warning",
             },

@@ -28,7 +28,7 @@ from hermitcrab.store import messaging_groups, sessions, wirings
 CHANNEL = "recording"
 REPLY_WITHIN_S = 60.0
 
-_NO_BUDGET_MB = 1_048_576
+NO_BUDGET_MB = 1_048_576
 """How many containers run there is whoever measures to say, not this machine's memory."""
 
 
@@ -77,7 +77,7 @@ async def scratch_host(
     engine: str, overrides: dict[str, Any] | None = None, **containers: Any
 ) -> AsyncIterator[tuple[Host, RecordingChannel]]:
     """A host with the echo provider on `engine`, on a home that is removed afterwards."""
-    containers.setdefault("memory_budget_mb", _NO_BUDGET_MB)
+    containers.setdefault("memory_budget_mb", NO_BUDGET_MB)
     with tempfile.TemporaryDirectory(prefix="crab-scratch-") as folder:
         async with host_on(Path(folder) / "home", engine, overrides, **containers) as (host, channel):
             yield host, channel
