@@ -14,7 +14,7 @@ from hermitcrab.app import Host
 from hermitcrab.containers.engines.docker_api import EngineName
 from hermitcrab.containers.image_engines import unpack_archive
 from hermitcrab.containers.image_shelf import ImageShelf
-from hermitcrab.containers.images import ImageDesk
+from hermitcrab.containers.images import ImageDesk, owner_of
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.logic.image_packages import parse_packages
 from hermitcrab.model.container_config import ContainerConfig, Packages
@@ -163,6 +163,11 @@ async def test_a_group_has_its_packages_from_its_next_container_on(
         assert await image_of(host, group) == built.image
         assert not (await host.images.build(group, progress=lines.append)).fresh
         assert await intruder.ask(GREETS) == ["hello from a package\n", "a borrowed shell\n"]
+
+        # Its containers have the image's labels, and are no builds that somebody left.
+        await intruder.launch("time.sleep(600)")
+        assert await builder.leftovers(owner_of(host.home)) == []
+        await host.engine.remove(intruder.name)
 
         # A build that fails changes nothing but what is known of it.
         await configure(host, group, Packages(apt=("greeting", "absent-package")))

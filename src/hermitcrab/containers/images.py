@@ -34,7 +34,7 @@ from hermitcrab.containers.packages import pin_of
 from hermitcrab.errors import BadInputError, EngineError
 from hermitcrab.logic.engine_images import check_image_name
 from hermitcrab.logic.image_packages import PackageList, parse_packages
-from hermitcrab.logic.image_recipe import BuildLimits, Kind, Recipe
+from hermitcrab.logic.image_recipe import BuildLimits, Kind, Recipe, build_name
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import ImageSettings
 
@@ -207,7 +207,8 @@ class ImageDesk:
                 await anyio.to_thread.run_sync(_remove, making)
 
     async def _fetch(self, builder: ImageBuilder, recipe: Recipe, making: Path, progress: Progress) -> None:
-        async with builder.probe(recipe.parent, _PROBE, owner=self.owner) as probe:
+        look = f"{build_name(recipe, owner=self.owner)}-look"
+        async with builder.probe(recipe.parent, _PROBE, owner=self.owner, name=look) as probe:
             facts = await _facts(probe)
         packages = recipe.packages
         if recipe.kind == "agent":

@@ -78,7 +78,12 @@ def labels(recipe: Recipe, *, owner: str) -> dict[str, str]:
 
 def build_name(recipe: Recipe, *, owner: str) -> str:
     """The one name that a build can have: two of the same never run at once."""
-    return f"crab-build-{owner[:12]}-{recipe.digest}"
+    return f"{build_prefix(owner)}{recipe.digest}"
+
+
+def build_prefix(owner: str) -> str:
+    """How the names of a home's builds begin, and of nothing else."""
+    return f"crab-build-{owner[:12]}-"
 
 
 def build_body(

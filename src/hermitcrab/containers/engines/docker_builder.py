@@ -29,13 +29,12 @@ from hermitcrab.logic.engine_images import (
     whole_id,
 )
 from hermitcrab.logic.image_recipe import (
-    LABEL_BUILD,
     LABEL_KIND,
-    LABEL_OWNER,
     BuildLimits,
     Recipe,
     build_body,
     build_name,
+    build_prefix,
     commit_changes,
 )
 
@@ -143,24 +142,32 @@ class ImageBuilder:
                 await self._remove_container(container)
 
     async def leftovers(self, owner: str) -> list[str]:
-        """Ids of containers of builds of this home. Whoever holds the home's build lock may remove them."""
-        listed = await self._api.request(
-            "GET",
-            "/containers/json",
-            doing="list builds",
-            params={"all": "true", "filters": json.dumps({"label": [f"{LABEL_OWNER}={owner}", LABEL_BUILD]})},
-        )
-        return [str(each.get("Id")) for each in listed or []]
+        """Ids of containers of this home's builds. Whoever holds the home's build lock may remove them.
+
+        By name, which the host gives: an image hands its labels on to every container that is made from it.
+        """
+        listed = await self._api.request("GET", "/containers/json", doing="list builds", params={"all": "true"})
+        prefix = build_prefix(owner)
+        return [
+            str(each.get("Id"))
+            for each in listed or []
+            if any(str(name).removeprefix("/").startswith(prefix) for name in each.get("Names") or [])
+        ]
 
     async def remove_leftover(self, container: str) -> None:
         await self._remove_container(container)
 
     @contextlib.asynccontextmanager
-    async def probe(self, image: str, script: str, *, owner: str) -> AsyncIterator[Probe]:
+    async def probe(self, image: str, script: str, *, owner: str, name: str | None = None) -> AsyncIterator[Probe]:
         """A container of `image` that runs `script` without a network as nobody, to learn what is in the image."""
         body = probe_body(image, script, owner=owner, engine=self.engine)
         made = await self._api.request(
-            "POST", "/containers/create", doing=f"look into {image}", body=body, deadline_s=MAKE_DEADLINE_S
+            "POST",
+            "/containers/create",
+            doing=f"look into {image}",
+            params={} if name is None else {"name": name},
+            body=body,
+            deadline_s=MAKE_DEADLINE_S,
         )
         container = str(made["Id"])
         try:
