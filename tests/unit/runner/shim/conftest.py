@@ -55,6 +55,11 @@ class Foreign:
         )
         connection.close()
 
+    def runners(self) -> list[int]:
+        """Stand-ins that run on this folder, whoever started them."""
+        wanted = [os.fsencode(part) for part in self.command()[1:4]]
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _command_of(path)[1:4] == wanted]
+
     @asynccontextmanager
     async def shim(
         self, host: FakeHost, *, env: Mapping[str, str] | None = None, command: list[str] | None = None
@@ -70,7 +75,7 @@ class Foreign:
                 yield process
             finally:
                 # Outside of a container, nobody ends the command when its shim is killed.
-                for pid in children(process.pid):
+                for pid in self.runners():
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
@@ -81,14 +86,10 @@ async def until(condition: Callable[[], object]) -> None:
         await anyio.sleep(0.01)
 
 
-def children(pid: int) -> list[int]:
+def _command_of(process: Path) -> list[bytes]:
     try:
-        return [
-            int(each)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for each in (task / "children").read_text().split()
-        ]
-    except FileNotFoundError:
+        return (process / "cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

@@ -13,7 +13,7 @@ import pytest
 from hermitcrab.testing.fake_host import FakeHost, fake_host, row
 from hermitcrab_wire import frames
 
-from .conftest import Foreign, children, until
+from .conftest import Foreign, until
 
 HOME = {"name": "home", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
 OTHER = {"name": "other", "type": "channel", "channel_type": "terminal", "platform_id": "garden"}
@@ -57,12 +57,13 @@ async def test_a_follow_up_is_added_to_the_turn_and_completed_only_when_it_is_an
 
 
 async def test_more_rows_than_the_runner_takes_come_in_order(tmp_path: Path, foreign: Foreign) -> None:
-    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
-        await host.push(*(chat(2 * number, f"<{number}>", trigger=number % 3 == 0) for number in range(1, 37)))
-        await host.answered(*(f"m{2 * number}" for number in range(1, 37)))
-        numbers = [int(text.partition("&lt;")[2].partition("&gt;")[0]) for text in host.texts]
-        assert numbers == sorted(numbers)
-        assert set(numbers) == set(range(1, 37))
+    (foreign.root / "agent" / "container.json").write_text('{"maxMessagesPerPrompt":4}')
+    config = {"max_messages_per_prompt": 4}
+    count = 15
+    async with fake_host(tmp_path, destinations=PLACES, config=config) as host, foreign.shim(host):
+        await host.push(*(chat(2 * number, f"({number})", trigger=number % 3 == 0) for number in range(1, count + 1)))
+        await host.answered(*(f"m{2 * number}" for number in range(1, count + 1)))
+        assert host.texts == [f"Echo: ({number})" for number in range(1, count + 1)]
 
 
 async def test_rows_for_a_starting_container_are_seen_at_its_first_look(tmp_path: Path, foreign: Foreign) -> None:
@@ -364,10 +365,10 @@ async def test_a_signal_ends_an_idle_runner_at_once(tmp_path: Path, foreign: For
     async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host) as shim:
         await host.push(chat(2, "hello"))
         await host.answered("m2")
-        runners = children(shim.pid)
+        assert len(foreign.runners()) == 1
         shim.send_signal(signal.SIGTERM)
         assert await shim.wait() == 0
-        assert not any(os.path.exists(f"/proc/{pid}") for pid in runners)  # noqa: ASYNC240, PTH110
+        assert foreign.runners() == []
 
 
 async def test_a_cancelled_turn_is_given_up_and_the_runner_goes_on(tmp_path: Path, foreign: Foreign) -> None:

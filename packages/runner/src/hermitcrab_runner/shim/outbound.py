@@ -123,7 +123,7 @@ class OutboundFile:
             ).fetchall()
             for key in ids:
                 rows += self._connection.execute(query + "message_id = ?", (key,)).fetchall()
-            self._ack_cursor = greatest
+            self._ack_cursor = max([greatest, *(row[2] for row in rows if isinstance(row[2], int))])
         found = {ack.id: ack for row in rows if (ack := _ack(row)) is not None}
         return sorted(found.values(), key=lambda each: each.order)
 
