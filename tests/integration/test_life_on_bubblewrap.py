@@ -13,6 +13,7 @@ import pytest
 from hermitcrab.app import Host
 from hermitcrab.logic.spec import container_name
 from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address
 from hermitcrab.store import deaths
@@ -34,6 +35,17 @@ class Script:
         self.addresses: dict[str, Address] = {}
         self.sessions: dict[str, SessionId] = {}
         self.said = 0
+        self.made: set[tuple[str, int]] = set()
+        """Session and generation of what the engine was told to make. A start that was called off before is no end."""
+
+    def watch(self, host: Host, patched: pytest.MonkeyPatch) -> None:
+        create = host.engine.create
+
+        async def noted(spec: ContainerSpec) -> None:
+            self.made.add((spec.session, spec.generation))
+            await create(spec)
+
+        patched.setattr(host.engine, "create", noted)
 
     async def begin(self, host: Host) -> None:
         for chat in CHATS:
@@ -77,16 +89,20 @@ class Script:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_everything_is_answered_and_every_end_certified_once(seed: int, tmp_path: Path) -> None:
+async def test_everything_is_answered_and_every_end_certified_once(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = Script(seed)
     options = {"max_running": 2, "stop_grace_s": 2.0, "drain_within_s": 1.0}
     for life in range(LIVES_OF_A_HOST):
         async with host_on(tmp_path / "home", "bubblewrap", keep=True, **options) as (host, _):
+            script.watch(host, monkeypatch)
             if life == 0:
                 await script.begin(host)
             for _step in range(STEPS):
                 await script.step(host)
     async with host_on(tmp_path / "home", "bubblewrap", **options) as (host, _):
+        script.watch(host, monkeypatch)
         await script.answered(host)
         await host.runner.stop_all()
         assert await host.engine.containers() == []
@@ -96,8 +112,4 @@ async def test_everything_is_answered_and_every_end_certified_once(seed: int, tm
             for each in await host.store.read(lambda connection: deaths.newest(connection, limit=1000))
         ]
         assert len(ends) == len(set(ends))
-        for session_id in script.sessions.values():
-            session = await session_of(host, session_id)
-            assert {generation for key, generation in ends if key == session_id} == set(
-                range(1, session.generation + 1)
-            )
+        assert script.made <= set(ends)

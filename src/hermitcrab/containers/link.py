@@ -125,13 +125,15 @@ async def listening(
             handler.gone(connection)
 
     sock = bind_unix(folder, SOCKET_NAME, 0o666)
-    server = await asyncio.start_unix_server(serve, sock=sock, limit=_READ_BYTES)
+    # Not serving yet: a start that is called off in the middle of this must not leave a socket that nobody closes.
+    server = await asyncio.start_unix_server(serve, sock=sock, limit=_READ_BYTES, start_serving=False)
 
     def cut_all() -> None:
         for each in list(open_connections):
             each.cut()
 
     try:
+        await server.start_serving()
         yield cut_all
     finally:
         server.close()
