@@ -104,7 +104,7 @@ async def test_everything_is_answered_and_every_end_certified_once(
     async with host_on(tmp_path / "home", "bubblewrap", **options) as (host, _):
         script.watch(host, monkeypatch)
         await script.answered(host)
-        await host.runner.stop_all()
+        await host.runner.close(keep_containers=False)
         assert await host.engine.containers() == []
         assert host.runner.admission().running == 0
         ends = [

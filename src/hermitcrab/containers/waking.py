@@ -87,6 +87,8 @@ class Waker:
             if slot.life.phase not in STARTABLE:
                 slot.wanted = True
                 return WakeOutcome(kind="waiting", text=slot.text or f"the container is {slot.life.phase}")
+            if not self._background.takes_work:  # The host began to leave while the session was looked up.
+                return WakeOutcome(kind="called-off", text="the host is leaving")
             slot.starting, slot.outcome, slot.wanted = anyio.Event(), None, False
             slot.start_scope = anyio.CancelScope()
             slot.retry += 1
