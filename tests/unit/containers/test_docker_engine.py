@@ -182,7 +182,7 @@ async def test_a_missing_image_is_said_with_the_command_that_makes_it(daemon: Fa
     with pytest.raises(EngineError) as raised:
         await engine.ensure_image("agent:1")
     assert failure_of(raised) is Failure.IMAGE_UNAVAILABLE
-    assert "docker build -t agent:1" in raised.value.hint
+    assert "crab image build --engine docker" in raised.value.hint
 
 
 @pytest.mark.parametrize("image", ["", "../info", "a b", "-a", "a/../b"])
