@@ -44,9 +44,11 @@ async def test_a_session_is_exported_while_it_lives_and_goes_on(tmp_path: Path) 
         (folders.work / "notes.txt").write_text("kept")
         (folders.state / "transcript.jsonl").write_text("{}\n")
         (folders.work / "escape").symlink_to("/etc")
+        folders.outbox.mkdir(exist_ok=True)
+        (folders.outbox / "on-its-way").write_text("a file")
         found = await host.archivist.export(session, tmp_path / "session.zip")
         assert found.rows["inbound"] >= 1
-        assert found.entries == {"work": 2, "state": 1, "inbox": 0}
+        assert found.entries == {"work": 2, "state": 1, "inbox": 0, "outbox": 1}
         assert await answered(host, channel, address, "m2") == session.id
 
     async with host_on(tmp_path / "two", "bubblewrap") as (host, channel):
@@ -58,6 +60,7 @@ async def test_a_session_is_exported_while_it_lives_and_goes_on(tmp_path: Path) 
         assert (folders.work / "notes.txt").read_text() == "kept"
         assert (folders.state / "transcript.jsonl").read_text() == "{}\n"
         assert (folders.work / "escape").is_symlink()
+        assert (folders.outbox / "on-its-way").stat().st_uid == os.geteuid()
         history = await host.mailboxes.run(session, lambda mailbox: mailbox.history(None, 10))
         assert [row.content["text"] for row in reversed(history)] == ["text m1", "Echo: text m1"]
         # It is the same conversation, in a container that may write to what came along.

@@ -49,6 +49,7 @@ PLACES = {
     "work": frozenset((*_WORK_MOUNT_POINTS, *_WORK_FILES, *_WORK_FOLDERS)),
     "state": frozenset((*_STATE_FILES, *_STATE_FOLDERS)),
     "inbox": frozenset[str](),
+    "outbox": frozenset[str](),
 }
 """Names in a session's folders that are the host's own: each is made anew where it is missing."""
 

@@ -5,7 +5,7 @@
     outbound.jsonl
     certificates.jsonl   how the session's containers ended
     work.jsonl           one line for each entry of the tree: path, kind, mode, time, and the member with its content
-    state.jsonl, inbox.jsonl
+    state.jsonl, inbox.jsonl, outbox.jsonl
     data/1, data/2, ...  contents of files; no name that an agent chose is a member's name
 
 All of it blocks; call it in a thread.
@@ -31,8 +31,11 @@ from hermitcrab.errors import BadInputError, ConflictError
 
 FORMAT = 1
 
-TREES = ("work", "state", "inbox")
+TREES = ("work", "state", "inbox", "outbox")
 """Folders of a session that go along."""
+
+HOST_WRITTEN = frozenset({"inbox", "outbox"})
+"""Those of them that no agent writes to."""
 
 ROWS = ("inbound", "outbound", "certificates")
 

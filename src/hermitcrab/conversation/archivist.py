@@ -25,7 +25,7 @@ from anyio import to_thread
 from hermitcrab import __version__
 from hermitcrab.containers import certificates, trees
 from hermitcrab.containers.materials import PLACES, SessionFolders, session_folders
-from hermitcrab.conversation.archive import TREES, About, ArchiveReader, ArchiveWriter
+from hermitcrab.conversation.archive import HOST_WRITTEN, TREES, About, ArchiveReader, ArchiveWriter
 from hermitcrab.errors import BadInputError, ConflictError, NotFoundError
 from hermitcrab.mailbox import copies
 from hermitcrab.mailbox.mailbox import Mailbox
@@ -342,9 +342,10 @@ def _read(
                 mailbox.close_what_waits("it was imported as a copy, and is answered where it came from")
         for name in TREES:
             (root := folders.root / name).mkdir()
-            if os.geteuid() == 0 and name != "inbox":
-                os.chown(root, uid, gid)
-            with trees.Filler(root, uid=uid, gid=gid) as filler:
+            owner = (os.geteuid(), os.getegid()) if name in HOST_WRITTEN else (uid, gid)
+            if os.geteuid() == 0:
+                os.chown(root, *owner)
+            with trees.Filler(root, uid=owner[0], gid=owner[1]) as filler:
                 count = 0
                 for entry, content in reader.tree(name):
                     if entry.path[0] in PLACES[name]:
