@@ -42,6 +42,8 @@ class Script:
     """A message with this text breaks the link of its runner, once, and is not held."""
     received: list[tuple[str, int, str]] = field(default_factory=list)
     """Session, generation and text of every row that a runner was handed."""
+    welcomed: list[tuple[str, int, frames.Welcome]] = field(default_factory=list)
+    """Session and generation of every runner that was welcomed, and what it was told."""
 
 
 class Runners:
@@ -144,6 +146,7 @@ class _Runner(Behaviour):
         match frame:
             case frames.Welcome():
                 self._greeted_before = True
+                self._script.welcomed.append((process.spec.session, process.spec.generation, frame))
                 self._work()
             case frames.Inbound():
                 for row in frame.rows:
