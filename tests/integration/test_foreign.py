@@ -112,7 +112,7 @@ async def test_a_quiet_foreign_runner_is_frozen_and_thawed(need_engine: NeedEngi
         assert await answer(host, channel, address, "two", "awake?") == "Echo: awake?"
 
 
-async def test_messages_for_a_command_that_there_is_not_are_given_up_with_a_notice(
+async def test_messages_for_a_command_that_there_is_not_are_set_aside_with_a_notice(
     need_engine: NeedEngine, tmp_path: Path
 ) -> None:
     need_engine("bubblewrap")
@@ -121,7 +121,8 @@ async def test_messages_for_a_command_that_there_is_not_are_given_up_with_a_noti
         config = ContainerConfig(foreign_command=("no-such-program",))
         await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
         text = await answer(host, channel, address, "one", "hello")
-        assert text.startswith("I gave up on your message: 5 containers ended")
+        assert text.startswith("I have set your message aside: 3 containers ended the same way")
+        assert "exited with code 127" in text
 
 
 async def test_what_a_foreign_runner_sends_besides_text_reaches_the_channel(
