@@ -243,26 +243,31 @@ def test_the_machine_counts_as_restarted_for_one_host_only(tmp_path: Path) -> No
     play(tmp_path, scenario)
 
 
+class Disk:
+    """Takes no certificate while it is full."""
+
+    def __init__(self) -> None:
+        self.is_full = True
+        self._keep = certificates.keep
+
+    async def keep(self, *arguments: Any) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        await self._keep(*arguments)
+
+
 def test_a_certificate_that_a_full_disk_did_not_take_is_written_when_there_is_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_full = True
-    keep = certificates.keep
-
-    async def keep_if_there_is_space(*arguments: Any) -> None:
-        if is_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        await keep(*arguments)
-
-    monkeypatch.setattr(certificates, "keep", keep_if_there_is_space)
+    disk = Disk()
+    monkeypatch.setattr(certificates, "keep", disk.keep)
 
     async def scenario(simulation: Simulation) -> None:
-        nonlocal is_full
         session_id = simulation.chats["chat"][1]
         session = await simulation.session(session_id)
         await stopped_by_a_person(simulation)
         assert await simulation.host.runner.certificates(session) == []
-        is_full = False
+        disk.is_full = False
         await simulation.host.reconciler.sweep()
         assert len(await simulation.host.runner.certificates(session)) > 1
 
@@ -273,22 +278,14 @@ def test_a_certificate_that_a_full_disk_did_not_take_is_written_when_there_is_sp
 def test_a_certificate_that_died_with_its_host_is_made_up_for_by_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_full = True
-    keep = certificates.keep
-
-    async def keep_if_there_is_space(*arguments: Any) -> None:
-        if is_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        await keep(*arguments)
-
-    monkeypatch.setattr(certificates, "keep", keep_if_there_is_space)
+    disk = Disk()
+    monkeypatch.setattr(certificates, "keep", disk.keep)
 
     async def scenario(simulation: Simulation) -> None:
-        nonlocal is_full
         await stopped_by_a_person(simulation)
         await live(simulation)
         await simulation.crash()
-        is_full = False
+        disk.is_full = False
         await simulation.start()
         await simulation.until_phase("chat", "ready")
 
