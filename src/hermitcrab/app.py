@@ -237,6 +237,7 @@ async def open_host(
             runner,
             message_bytes_at_most=settings.limits.message_bytes,
             failed_later=deliverer.failed_later,
+            said=deliverer.notify,
         )
 
         def attached(platform_id: str) -> None:

@@ -74,6 +74,8 @@ class Sayings:
             raise RefusedError("not-accepted", error.message) from error
         about = await self._about(content)
         answered = await self._answered(said.get("in_reply_to"))
+        if content.get("answeredBy") == "asker":
+            content["askedOf"] = _sender_of(answered)
         address: Address | None
         if about is not None:
             address = about
@@ -130,6 +132,14 @@ class Sayings:
         if (row := self._outstanding().get(MessageId(in_reply_to))) is not None:
             return row
         return await self._mailboxes.run(self._session, lambda mailbox: mailbox.inbound(in_reply_to))
+
+
+def _sender_of(row: InboundRow | None) -> str:
+    """Who wrote the message that is answered: only that person may answer a question that says so."""
+    sender = row.content.get("senderId") or row.content.get("userId") if row is not None else None
+    if not isinstance(sender, str) or not sender:
+        raise RefusedError("nobody-asked", "nobody wrote the message that this replies to; let anyone answer it")
+    return sender
 
 
 def _address_of(name: str, destinations: list[Destination]) -> Address:

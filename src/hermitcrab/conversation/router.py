@@ -14,18 +14,18 @@ import structlog
 
 from hermitcrab.channels.base import Choice, Receipt
 from hermitcrab.containers.runner import ContainerRunner
+from hermitcrab.conversation.answering import Answering
 from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.delivery import plain_reason
-from hermitcrab.logic.kinds import chosen
 from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import MessagingGroup
 from hermitcrab.model.ids import MessageId, SessionId, new_id
-from hermitcrab.model.messages import ChannelMessage, InboundRow, OutboundRow
+from hermitcrab.model.messages import ChannelMessage, InboundRow
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import messaging_groups, sessions, wirings
-from hermitcrab.store.clock import timestamp
+from hermitcrab.store import messaging_groups, questions, sessions, wirings
 from hermitcrab.store.database import Store
+from hermitcrab.store.questions import AskedQuestion
 
 log = structlog.get_logger(__name__)
 
@@ -41,20 +41,30 @@ class Router:
         *,
         message_bytes_at_most: int,
         failed_later: Callable[[Session], None] = lambda _: None,
+        said: Callable[[Session], None] = lambda _: None,
     ) -> None:
-        """`failed_later`: told of a session with a message that a platform had taken and then could not deliver."""
+        """`failed_later`: told of a session with a message that a platform had taken and then could not deliver.
+
+        `said`: told of a session in which the host has said something.
+        """
         self._store, self._mailboxes, self._runner = store, mailboxes, runner
         self._bytes_at_most = message_bytes_at_most
         self._failed_later = failed_later
+        self._answering = Answering(store, mailboxes, runner, said=said)
 
     async def receive(self, message: ChannelMessage) -> Receipt:
         """Commit the message for every agent that hears it, then have them woken."""
         _check(message, self._bytes_at_most)
         plan = await self._store.read(lambda connection: _plan(connection, message))
-        if plan is None:
+        if plan.asked:
+            answered = await self._answering.typed(message, plan.asked, keys=_keys(plan.chat, message))
+            if answered is not None:
+                return answered
+        if plan.chat is None:
             return Receipt(accepted=False, reason="no agent is wired to this chat")
         if not plan.heard:
             return Receipt(accepted=False, reason="no agent of this chat is addressed by it")
+        chat = plan.chat
         heard: list[tuple[Session, InboundRow]] = []
         failed: list[HermitcrabError] = []
         repeats = 0
@@ -63,7 +73,7 @@ class Router:
         with anyio.CancelScope(shield=True):
             for hearing, known in plan.heard:
                 try:
-                    session = known or await self._new_session(hearing, plan.chat, message)
+                    session = known or await self._new_session(hearing, chat, message)
                     accepted = await self._accept(session, hearing, message)
                     persisted_at = time.monotonic()
                     if accepted is None:
@@ -89,39 +99,11 @@ class Router:
 
     async def choose(self, choice: Choice) -> Receipt:
         """The answer to an agent's question, as a message in its session. Only the first one counts."""
-        found = await self._delivered(choice.key)
-        if found is None:
-            return Receipt(accepted=False, reason="there is no such question")
-        session, asked = found
-        value = chosen(asked.content, choice.option)
-        if value is None:
-            return Receipt(accepted=False, reason="the question has no such option")
-        row = InboundRow(
-            id=MessageId(f"qr-{asked.id}"),
-            kind="system",
-            timestamp=timestamp(),
-            content={
-                "type": "question_response",
-                "questionId": asked.id,
-                "selectedOption": value,
-                "userId": choice.user_id,
-                "action": "question_response",
-                "status": "answered",
-                "result": {"question": asked.content.get("question"), "answer": value, "by": choice.user_id},
-            },
-            address=asked.address,
-        )
-        with anyio.CancelScope(shield=True):
-            await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
-            accepted = await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
-            if accepted is not None:
-                await self._runner.offer(session, accepted)
-        reason = "it was answered before" if accepted is None else None
-        return Receipt(accepted=True, reason=reason, row_ids=(row.id,), session_ids=(session.id,))
+        return await self._answering.choose(choice)
 
     async def settled(self, key: str, *, failed: str | None) -> None:
         """What became later of a delivery. What does not fit what is known of it changes nothing."""
-        found = await self._delivered(key)
+        found = await self._answering.delivered(key)
         if found is None:
             return
         session, row = found
@@ -132,15 +114,6 @@ class Router:
         )
         if changed and failed is not None:
             self._failed_later(session)
-
-    async def _delivered(self, key: str) -> tuple[Session, OutboundRow] | None:
-        """The message that a key of a delivery, or of a part of one, stands for."""
-        session_id, _, row_id = key.partition("#")[0].partition("/")
-        session = await self._store.read(lambda connection: sessions.by_id(connection, SessionId(session_id)))
-        if session is None:
-            return None
-        row = await self._mailboxes.run(session, lambda mailbox: mailbox.outbound(row_id))
-        return None if row is None else (session, row)
 
     async def _see_to_repeat(self, session: Session, hearing: Hearing, message: ChannelMessage) -> None:
         """Whoever sends something again may do so because nothing came of it."""
@@ -168,17 +141,21 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    chat: MessagingGroup
+    chat: MessagingGroup | None
+    """None: no agent is wired to it."""
     heard: list[tuple[Hearing, Session | None]]
     """Who takes the message, each with its session if there is one already."""
+    asked: list[AskedQuestion]
+    """Questions of agents in this conversation, which the message may answer."""
 
 
-def _plan(connection: Connection, message: ChannelMessage) -> _Plan | None:
-    """All that the central database knows of the message, read at once. None: no agent is wired to its chat."""
+def _plan(connection: Connection, message: ChannelMessage) -> _Plan:
+    """All that the central database knows of the message, read at once."""
     chat = messaging_groups.by_address(connection, message.address)
     wired = wirings.for_messaging_group(connection, chat.id) if chat is not None else []
+    asked = questions.in_chat(connection, message.address)
     if chat is None or not wired:
-        return None
+        return _Plan(None, [], asked)
     heard = hearings(message, chat, wired, engaged_sessions=frozenset())
     return _Plan(
         chat,
@@ -189,7 +166,13 @@ def _plan(connection: Connection, message: ChannelMessage) -> _Plan | None:
             )
             for hearing in heard
         ],
+        asked,
     )
+
+
+def _keys(chat: MessagingGroup | None, message: ChannelMessage) -> tuple[str, ...]:
+    """Ids of rows that the message may have."""
+    return (message.id,) if chat is None else (message.id, f"{message.id}@{chat.id}")
 
 
 def _thread(hearing: Hearing, chat: MessagingGroup, message: ChannelMessage) -> str | None:

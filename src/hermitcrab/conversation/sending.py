@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from hermitcrab.channels.base import Channel, Delivery, SentFile
 from hermitcrab.errors import ChannelError, HermitcrabError, NobodyThereError
+from hermitcrab.logic.answers import open_for_s
 from hermitcrab.logic.delivery import Trouble, plain_platform_id, plain_reason
 from hermitcrab.logic.pieces import pieces
 from hermitcrab.mailbox.mailbox import AGAIN
@@ -21,7 +22,7 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address, OutboundRow, OutFile, delivery_key
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import destinations, messaging_groups
+from hermitcrab.store import destinations, messaging_groups, questions
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
@@ -80,6 +81,8 @@ class Sender:
             if channel is None:
                 return Trouble(kind="transient", reason=f"channel {row.address.channel_type!r} is not set up")
             template = await self._delivery(session, row, row.address, channel)
+            if row.content.get("type") == "ask_question":
+                await self._open_question(session, row, row.address)
         except (HermitcrabError, OSError) as error:
             return Trouble(kind="transient", reason=plain_reason(f"it could not be made ready: {error}"))
         if isinstance(template, Trouble):
@@ -132,6 +135,11 @@ class Sender:
             target=target,
             files=files,
         )
+
+    async def _open_question(self, session: Session, row: OutboundRow, address: Address) -> None:
+        """Before it is shown, so that nobody can answer it before it is known."""
+        seconds = open_for_s(row.content)
+        await self._store.write(lambda connection: questions.ask(connection, session.id, row.id, address, seconds))
 
     async def _platform_id(self, session: Session, row_id: str | None) -> str | None:
         """What the platform calls a message of either direction. An id that is no row's is taken for the platform's."""

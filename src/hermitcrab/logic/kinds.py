@@ -3,7 +3,8 @@
     {text | markdown, files?}                                      words
     {operation: "edit", messageId | seq, text | markdown}          other words in place of earlier ones
     {operation: "reaction", messageId | seq, emoji}
-    {type: "ask_question", questionId, title, question, options}   a choice; the answer comes back as a message
+    {type: "ask_question", questionId, title, question, options, answeredBy?, expiresAfter?}
+                                                                   a choice; the answer comes back as a message
     {type: "card", card: {title?, description?, children?, actions?}, fallbackText?}
 
 `seq` is the number by which the agent knows a message; it becomes `messageId`, the id of that message's row.
@@ -22,7 +23,10 @@ OPTIONS_AT_MOST = 25
 OPTION_CHARACTERS = 200
 EMOJI_CHARACTERS = 64
 
-HOST_ONLY = ("notice", "compacted")
+EXPIRES_AFTER_S_AT_MOST = 7 * 86_400
+"""How long a question may be open."""
+
+HOST_ONLY = ("notice", "compacted", "askedOf")
 """Marks that the host sets on its own words; from an agent they would be a disguise."""
 
 
@@ -85,6 +89,13 @@ def _question(said: Content, row_id: str) -> Content:
         raise BadInputError("a question needs `title` and `question`")
     if not isinstance(options, list) or not 0 < len(options) <= OPTIONS_AT_MOST:
         raise BadInputError(f"a question needs 1 to {OPTIONS_AT_MOST} `options`")
+    if said.get("answeredBy", "anyone") not in {"anyone", "asker"}:
+        raise BadInputError("`answeredBy` is anyone, or asker: whoever wrote the message that this replies to")
+    seconds = said.get("expiresAfter")
+    if seconds is not None and not (
+        isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds <= EXPIRES_AFTER_S_AT_MOST
+    ):
+        raise BadInputError(f"`expiresAfter` is a number of seconds up to {EXPIRES_AFTER_S_AT_MOST:,}")
     said["questionId"] = row_id
     said["options"] = [_option(each) for each in options]
     return said

@@ -89,8 +89,8 @@ def count(connection: Connection) -> int:
 
 
 def delete(connection: Connection, session_id: SessionId) -> bool:
-    """Forget the session, with its holds and where it came from. False: there was none."""
-    for table in ("held_sessions", "imported_sessions"):
+    """Forget the session, with its holds, its questions and where it came from. False: there was none."""
+    for table in ("held_sessions", "imported_sessions", "questions"):
         connection.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))  # noqa: S608  # constants only
     return connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
 
