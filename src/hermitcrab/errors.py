@@ -33,6 +33,10 @@ class ConflictError(HermitcrabError):
     """It exists already, or somebody else was first."""
 
 
+class NotAgreedError(HermitcrabError):
+    """It needs the agreement of a person who was shown what it comes to."""
+
+
 class SettingsError(BadInputError):
     """The settings cannot be used."""
 

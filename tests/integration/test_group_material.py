@@ -12,7 +12,7 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.errors import Failure
-from hermitcrab.groups.configuration import Configurator
+from hermitcrab.groups.configuration import Configurator, replacing
 from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.testing import mcp_server
@@ -38,7 +38,8 @@ def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
 
 
 async def configure(host: Host, group: AgentGroup, **document: Any) -> None:
-    await Configurator(host.store, SkillShelf(host.home)).replace(group, document)
+    configurator, wish = Configurator(host.store, SkillShelf(host.home)), replacing(document)
+    await configurator.change(group, wish, agreed=(await configurator.propose(group, wish)).agreement)
 
 
 def add_skill(place: Path, name: str, instructions: str | None = None) -> Path:

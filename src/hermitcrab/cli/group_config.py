@@ -10,12 +10,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from hermitcrab.channels.terminal.render import one_line
+from hermitcrab.cli.group_config_change import change
+from hermitcrab.cli.group_config_edit import Yes
 from hermitcrab.cli.output import GivenHome, Json, print_json, print_line, print_table
 from hermitcrab.control.client import ControlClient
 from hermitcrab.control.protocol import Json as Answer
 from hermitcrab.errors import BadInputError
 from hermitcrab.logic.container_config import DOCUMENT_BYTES_AT_MOST
 from hermitcrab.logic.container_config_edit import value_of_words
+
+NOT_AGREED = 1
 
 Key = Annotated[str, Parameter(help="Like model, limits.pids, packages.apt or mcp_servers.NAME.")]
 
@@ -28,6 +33,8 @@ async def show(group: str, /, *, json: Json = False, home: GivenHome) -> None:
         print_json(found["config"])
         return
     print_table(("KEY", "VALUE", "FROM"), _rows(found), empty="")
+    for mount in found["refused_mounts"]:
+        print_line(f"{one_line(mount['host'])} will not be mounted: {one_line(mount['reason'])}", "warning")
 
 
 async def set_value(
@@ -35,19 +42,20 @@ async def set_value(
     key: Key,
     /,
     *value: Annotated[str, Parameter(help="Text, a number, or JSON; of a list, its words.", allow_leading_hyphen=True)],
+    yes: Yes = False,
     json: Json = False,
     home: GivenHome,
-) -> None:
+) -> int:
     """Set one value. It takes effect when a container next starts."""
-    change = {key: value_of_words(key, value)}
+    values = {key: value_of_words(key, value)}
     async with ControlClient.connect(home) as client:
-        _changed(await client.call("groups.config.change", folder=group, set=change), group, json=json)
+        return _exit_code(await change(client, group, yes=yes, json=json, set=values))
 
 
-async def unset(group: str, key: Key, /, *, json: Json = False, home: GivenHome) -> None:
+async def unset(group: str, key: Key, /, *, yes: Yes = False, json: Json = False, home: GivenHome) -> int:
     """Put one value back to its default."""
     async with ControlClient.connect(home) as client:
-        _changed(await client.call("groups.config.change", folder=group, unset=[key]), group, json=json)
+        return _exit_code(await change(client, group, yes=yes, json=json, unset=[key]))
 
 
 async def import_document(
@@ -55,13 +63,18 @@ async def import_document(
     file: Annotated[str, Parameter(help="A JSON file as `show --json` prints it; - is standard input.")],
     /,
     *,
+    yes: Yes = False,
     json: Json = False,
     home: GivenHome,
-) -> None:
+) -> int:
     """Replace a group's whole config. What the document does not say has its default."""
     document = _read(file)
     async with ControlClient.connect(home) as client:
-        _changed(await client.call("groups.config.replace", folder=group, config=document), group, json=json)
+        return _exit_code(await change(client, group, yes=yes, json=json, config=document))
+
+
+def _exit_code(done: bool) -> int:
+    return 0 if done else NOT_AGREED
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -81,17 +94,6 @@ def _read(file: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadInputError(f"{file} holds no JSON object", hint="crab groups config show GROUP --json")
     return found
-
-
-def _changed(answer: Answer, group: str, *, json: bool) -> None:
-    if json:
-        print_json(answer["config"])
-        return
-    print(f"Changed group {group}. It takes effect when a container of it next starts.")
-    if earlier := answer["earlier"]:
-        print_line("These sessions are as they were before. End a container with: crab sessions stop SESSION")
-        for each in earlier:
-            print(f"  {each['session']} ({each['phase']})")
 
 
 def _rows(found: Answer) -> Iterator[tuple[str, object, str]]:

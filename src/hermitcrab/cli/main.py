@@ -45,6 +45,7 @@ COMMANDS = (
     Command("groups config show", "group_config:show", "How a group's containers are to be"),
     Command("groups config set", "group_config:set_value", "Set one value of a group's config"),
     Command("groups config unset", "group_config:unset", "Put one value of a group's config back to its default"),
+    Command("groups config edit", "group_config_edit:edit", "Edit a group's whole config in your editor"),
     Command("groups config import", "group_config:import_document", "Replace a group's whole config (- reads stdin)"),
     Command("skills list", "skills:list_skills", "Skills that agents can have, and where they lie"),
     Command("sessions list", "sessions:list_sessions", "Sessions, newest first"),

@@ -45,7 +45,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "groups.explain": groups.explain,
         "groups.config.show": config.show,
         "groups.config.change": config.change,
-        "groups.config.replace": config.replace,
+        "groups.config.propose": config.propose,
         "images.build": images.build,
         "images.list": images.list,
         "images.prune": images.prune,

@@ -110,10 +110,13 @@ class Params:
         return list(value)
 
     def json(self, name: str) -> Json:
-        value = self._values.pop(name, {})
-        if not isinstance(value, dict):
+        return self.optional_json(name) or {}
+
+    def optional_json(self, name: str) -> Json | None:
+        value = self._values.pop(name, None)
+        if value is not None and not isinstance(value, dict):
             raise BadInputError(f"{self._method}: `{name}` must be an object.")
-        return dict(value)
+        return None if value is None else dict(value)
 
     def done(self) -> None:
         if self._values:

@@ -14,10 +14,11 @@ import pytest
 
 from hermitcrab.cli.main import build_app
 from hermitcrab.cli.skills import list_skills
+from hermitcrab.control.client import ControlClient
 from hermitcrab.control.config_methods import ConfigMethods
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.server import serving
-from hermitcrab.errors import BadInputError, ConfigError, NotFoundError
+from hermitcrab.errors import BadInputError, ConfigError, ConflictError, NotAgreedError, NotFoundError
 from hermitcrab.groups.creation import create_group
 from hermitcrab.logic.container_config import KEYS
 from hermitcrab.model.container_config import ContainerConfig, McpServer
@@ -61,7 +62,7 @@ async def on_stage(path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncItera
         methods = {
             "groups.config.show": config.show,
             "groups.config.change": config.change,
-            "groups.config.replace": config.replace,
+            "groups.config.propose": config.propose,
         }
         async with serving(home.run, methods):
             yield scene
@@ -93,7 +94,7 @@ async def test_a_group_shows_what_it_decides_and_what_the_installation_does(
         (["model", "opus"], "model", "opus"),
         (["assistant_name", "42"], "assistant_name", "42"),
         (["max_messages_per_prompt", "3"], "max_messages_per_prompt", 3),
-        (["foreign_command", "bun", "run", "--", "-v"], "foreign_command", ("bun", "run", "-v")),
+        (["foreign_command", "bun", "run", "--yes", "--", "-v"], "foreign_command", ("bun", "run", "-v")),
         (["skills", "all"], "skills", "all"),
         (["skills", "[]"], "skills", ()),
         (["hardening", "strict"], "hardening", "strict"),
@@ -106,7 +107,7 @@ async def test_values_are_meant_as_their_key_has_them(
         told = await scene.crab("set", "main", *words)
         assert "takes effect when a container of it next starts" in told
         assert getattr(await scene.config(), key) == value
-        await scene.crab("unset", "main", key)
+        await scene.crab("unset", "main", key, "--yes")
         assert await scene.config() == ContainerConfig()
 
 
@@ -115,9 +116,9 @@ async def test_parts_of_a_config_are_set_and_unset_by_dotted_keys(
 ) -> None:
     async with on_stage(tmp_path, capsys) as scene:
         await scene.crab("set", "main", "limits.cpus", "0.5")
-        await scene.crab("set", "main", "packages.apt", "ffmpeg", "jq")
-        await scene.crab("set", "main", "mcp_servers.files", '{"command": "python3", "args": ["-m", "files"]}')
-        await scene.crab("set", "main", "mcp_servers.files.env.LEVEL", "debug")
+        await scene.crab("set", "main", "packages.apt", "ffmpeg", "jq", "--yes")
+        await scene.crab("set", "main", "mcp_servers.files", '{"command": "python3", "args": ["-m", "files"]}', "--yes")
+        await scene.crab("set", "main", "mcp_servers.files.env.LEVEL", "debug", "--yes")
         config = await scene.config()
         assert (config.limits.cpus, config.packages.apt) == (0.5, ("ffmpeg", "jq"))
         assert config.mcp_servers == {
@@ -172,6 +173,65 @@ async def test_what_cannot_be_used_changes_nothing(
             await scene.crab(*words)
         assert told in caught.value.message
         assert await scene.config() == before
+
+
+WIDER = ["set", "main", "packages.apt", "ffmpeg"]
+
+
+async def test_what_gives_agents_more_is_shown_and_needs_a_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        for words in (WIDER, [*WIDER, "--json"]):
+            with pytest.raises(NotAgreedError, match="apt package ffmpeg") as caught:
+                await scene.crab(*words)
+            assert "--yes" in caught.value.hint
+        assert await scene.config() == ContainerConfig()
+        answers = iter(["", "n", "yes please", "y"])
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+        monkeypatch.setattr("builtins.input", lambda _: next(answers))
+        for _ in range(3):
+            capsys.readouterr()
+            told = await scene.crab(*WIDER)
+            assert 'packages.apt: [] -> ["ffmpeg"]' in told
+            assert "! Their image gets the apt package ffmpeg" in told
+            assert await scene.config() == ContainerConfig()
+        assert "Changed group main" in await scene.crab(*WIDER)
+        assert (await scene.config()).packages.apt == ("ffmpeg",)
+        assert "Changed group main" in await scene.crab("set", "main", "packages.apt", "[]"), "less needs no yes"
+
+
+async def test_a_yes_is_to_the_change_that_was_shown_and_to_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with on_stage(tmp_path, capsys) as scene, ControlClient.connect(scene.home) as client:
+        shown = await client.call("groups.config.propose", folder="main", set={"cli_scope": "global"})
+        others: list[dict[str, Any]] = [
+            {"set": {"cli_scope": "global"}},
+            {"set": {"cli_scope": "global", "image": "other:1"}, "agreement": shown["agreement"]},
+            {"config": {"additional_mounts": [{"host_path": "/srv"}]}, "agreement": shown["agreement"]},
+            {"set": {"cli_scope": "global"}, "agreement": "yes"},
+        ]
+        for wish in others:
+            with pytest.raises((NotAgreedError, ConflictError)):
+                await client.call("groups.config.change", folder="main", **wish)
+        await scene.crab("set", "main", "hardening", "strict")
+        with pytest.raises(ConflictError, match="meanwhile"):
+            await client.call(
+                "groups.config.change", folder="main", set={"cli_scope": "global"}, agreement=shown["agreement"]
+            )
+        assert await scene.config() == ContainerConfig(hardening="strict")
+
+
+async def test_a_mount_that_the_allow_list_refuses_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        mounts = json.dumps([{"host_path": str(tmp_path)}])
+        told = await scene.crab("set", "main", "additional_mounts", mounts, "--yes")
+        assert f"{tmp_path} will not be mounted" in told
+        assert "will not be mounted" in await scene.crab("show", "main")
+        assert "mounted" not in await scene.crab("set", "main", "additional_mounts", "[]")
 
 
 @pytest.mark.parametrize("group", ["nobody", "../x", "-v", "a b", "x" * 5000])
