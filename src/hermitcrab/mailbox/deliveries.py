@@ -26,6 +26,10 @@ _UNFINISHED: tuple[DeliveryStatus, ...] = ("scheduled", "queued", "sending")
 _FROM_SENT: tuple[DeliveryStatus, ...] = (*_UNFINISHED, "unknown-after-crash")
 _RETRIABLE: tuple[DeliveryStatus, ...] = ("failed", "refused", "unknown-after-crash")
 
+_DUE_AT = "CASE WHEN deliveries.updated_at <= ? THEN next_attempt_at END"
+"""When a postponed row is due, as seen now. One that was postponed in the future was so by a clock that was set back
+since: it is due, and does not wait until that time comes again."""
+
 _LANES = """
 WITH RECURSIVE lanes (lane) AS (
     SELECT min(lane) FROM deliveries WHERE status = 'queued'
@@ -75,14 +79,14 @@ def next_scheduled_at(connection: Connection) -> str | None:
     return found
 
 
-def heads(connection: Connection) -> list[LaneHead]:
+def heads(connection: Connection, now: str) -> list[LaneHead]:
     """The first message of each lane. Costs by lanes, not by what waits in them."""
     found: list[LaneHead] = []
     for (lane,) in connection.execute(_LANES).fetchall():
         row = connection.execute(
-            f"SELECT message_out_id, next_attempt_at, platform_id, channel_type, thread_id FROM {_JOINED}"  # noqa: S608
+            f"SELECT message_out_id, {_DUE_AT}, platform_id, channel_type, thread_id FROM {_JOINED}"  # noqa: S608
             " WHERE deliveries.status = 'queued' AND lane = ? ORDER BY deliveries.seq LIMIT 1",
-            (lane,),
+            (now, lane),
         ).fetchone()
         if row is not None:
             key, due_at, *address = row
@@ -93,9 +97,9 @@ def heads(connection: Connection) -> list[LaneHead]:
 def head(connection: Connection, lane: str, now: str) -> OutboundRow | None:
     """The lane's first message if it is due."""
     row = connection.execute(
-        "SELECT message_out_id, next_attempt_at FROM deliveries WHERE status = 'queued' AND lane = ?"
+        f"SELECT message_out_id, {_DUE_AT} FROM deliveries WHERE status = 'queued' AND lane = ?"  # noqa: S608
         " ORDER BY seq LIMIT 1",
-        (lane,),
+        (now, lane),
     ).fetchone()
     if row is None or (row[1] is not None and row[1] > now):
         return None
@@ -113,7 +117,8 @@ def due(connection: Connection, now: str, limit: int) -> list[OutboundRow]:
     held_back: set[str] = set()
     # Contents are read only of what is taken: a channel that is away for a day leaves a long queue behind.
     for key, next_attempt_at, lane in connection.execute(
-        "SELECT message_out_id, next_attempt_at, lane FROM deliveries WHERE status = 'queued' ORDER BY seq"
+        f"SELECT message_out_id, {_DUE_AT}, lane FROM deliveries WHERE status = 'queued' ORDER BY seq",  # noqa: S608
+        (now,),
     ):
         if next_attempt_at is not None and next_attempt_at > now:
             held_back.add(lane)

@@ -35,11 +35,11 @@ class Outgoing:
         with self._read_outbound():
             scheduled_at = deliveries.next_scheduled_at(self._out)
             if scheduled_at is None or scheduled_at > moment:
-                return deliveries.heads(self._out), scheduled_at
+                return deliveries.heads(self._out, moment), scheduled_at
         with self._write_outbound(durable=False):
             deliveries.queue_scheduled(self._out, moment)
         with self._read_outbound():
-            return deliveries.heads(self._out), deliveries.next_scheduled_at(self._out)
+            return deliveries.heads(self._out, moment), deliveries.next_scheduled_at(self._out)
 
     def begin_in_lane(self, lane: str, *, now: datetime | None = None) -> OutboundRow | None:
         """The lane's first message, on record as being sent; None when none is due."""

@@ -15,7 +15,7 @@ from hermitcrab.model.messages import Address, OutboundRow
 
 Out = Callable[..., OutboundRow]
 
-NOON = datetime(2026, 5, 5, 12, tzinfo=UTC)
+NOON = datetime(2126, 5, 5, 12, tzinfo=UTC)
 O1, O2, O3 = MessageId("o1"), MessageId("o2"), MessageId("o3")
 
 
@@ -58,7 +58,7 @@ def test_a_postponed_row_comes_at_its_time_and_counts_its_attempts(mailbox: Mail
     mailbox.begin_delivery(O1)
     mailbox.delivery_failed(O1, "rate-limited", NOON + timedelta(seconds=30))
     assert due(mailbox) == []
-    assert mailbox.next_delivery_at() == "2026-05-05T12:00:30.000Z"
+    assert mailbox.next_delivery_at() == "2126-05-05T12:00:30.000Z"
     assert due(mailbox, NOON + timedelta(seconds=30)) == ["o1"]
     assert known(mailbox, "o1") == ("queued", 1, "rate-limited")
     mailbox.delivery_failed(O1, "channel is not set up", NOON + timedelta(seconds=60))
@@ -73,6 +73,23 @@ def test_a_postponed_row_holds_back_what_was_said_after_it_to_the_same_address(m
     assert due(mailbox) == ["o3", "o4"]
     mailbox.deliver_now()
     assert due(mailbox) == ["o1", "o2", "o3", "o4"]
+
+
+def test_a_clock_that_was_set_back_holds_no_message_up(tmp_path: Path, outbound: Out) -> None:
+    with Mailbox.open(tmp_path) as mailbox:
+        mailbox.append([outbound("o1"), outbound("o2")])
+        mailbox.begin_delivery(O1)
+        moment = datetime.now(UTC)
+        mailbox.delivery_failed(O1, "busy", moment + timedelta(seconds=30))
+        assert due(mailbox, moment + timedelta(seconds=1)) == []
+        # What was postponed for half a minute does not wait for an hour and half a minute.
+        an_hour_before = moment - timedelta(hours=1)
+        assert due(mailbox, an_hour_before) == ["o1", "o2"]
+        (head,), _ = mailbox.lanes(now=an_hour_before)
+        assert head.due_at is None
+        begun = mailbox.begin_in_lane(head.lane, now=an_hour_before)
+        assert begun is not None
+        assert begun.id == "o1"
 
 
 def test_a_failure_without_another_attempt_is_the_end(mailbox: Mailbox, outbound: Out) -> None:
