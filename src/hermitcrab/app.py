@@ -43,6 +43,7 @@ from hermitcrab.logic.liveness import AttentiveClock
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.model.messages import Address
+from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
 from hermitcrab.store import installation
@@ -63,6 +64,9 @@ CONTAINER_UIDS = 60_000
 
 DELIVERED_WITHIN_S = 5.0
 """How long a host that leaves waits for channels. What it cuts off may have arrived or not."""
+
+SETTLED_WITHIN_S = 5.0
+"""How long a host that leaves may take to note that nothing waits. What it does not come to, the next one looks at."""
 
 log = structlog.get_logger(__name__)
 
@@ -168,12 +172,17 @@ async def open_host(
         )
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
+
+        def at_rest(session: Session) -> None:
+            runner.settle_soon(session)
+
         deliverer = Deliverer(
             store,
             mailboxes,
             channels,
             settings.delivery,
             outbox_of=lambda session: session_folders(home, session).outbox,
+            at_rest=at_rest,
         )
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
@@ -287,6 +296,8 @@ async def open_host(
                 await runner.close(keep_containers=keep_containers)
             with anyio.CancelScope(shield=True):
                 await deliverer.close(within_s=DELIVERED_WITHIN_S)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(SETTLED_WITHIN_S):
+                await runner.settle_all()
             tasks.cancel_scope.cancel()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import Counter, deque
 from datetime import UTC, datetime
 
 import anyio
@@ -21,7 +21,7 @@ from hermitcrab.logic.quarantine import reason_to_quarantine
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerStatus, ContainerView, ExitRecord
-from hermitcrab.model.ids import Generation, MessageId, new_id
+from hermitcrab.model.ids import Generation, MessageId, SessionId, new_id
 from hermitcrab.model.messages import InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
@@ -57,6 +57,8 @@ class Ender:
         self._home, self._store, self._mailboxes = home, store, mailboxes
         self._engine, self._desk = engine, desk
         self._unkept: deque[tuple[Session, Certificate]] = deque()
+        self._owed: Counter[SessionId] = Counter()
+        """Certificates that wait or are being written, by session."""
 
     async def bury(self, slot: Slot, ending: Ending, record: ExitRecord | None) -> None:
         """Certificate, then removal; the order lets a crash in between be repeated without a loss.
@@ -125,9 +127,15 @@ class Ender:
     async def _keep(self, session: Session, certificate: Certificate) -> None:
         if len(self._unkept) >= UNKEPT_AT_MOST:
             lost = self._unkept.popleft()[1]
+            self._owed[lost.session] -= 1
             log.error("certificate.lost", session=lost.session, generation=lost.generation, cause=lost.cause)
         self._unkept.append((session, certificate))
+        self._owed[session.id] += 1
         await self.keep_what_waits()
+
+    def owes(self, session_id: SessionId) -> bool:
+        """Whether a certificate of that session could not be written yet."""
+        return self._owed[session_id] > 0
 
     async def keep_what_waits(self) -> None:
         """Write the certificates that a full disk did not take before, oldest first, until one still cannot be."""
@@ -139,6 +147,8 @@ class Ender:
                 self._unkept.appendleft((session, certificate))
                 log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
                 return
+            self._owed[session.id] -= 1
+            self._owed += Counter()  # Without those that are owed nothing.
 
     async def quarantine_costly_rows(self, slot: Slot, ending: Ending) -> bool:
         """A message that ended container after container is set aside, with a notice, so that others get their turn.

@@ -91,7 +91,7 @@ class ContainerRunner:
         self._mailboxes, self._engine, self._ender = mailboxes, engine, ender
         self._unrealized: tuple[str, ...] = ()
         self._background = background = Background()
-        self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes)
+        self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes, owes=ender.owes)
         self._stopper = stopper = Stopper(
             settings=settings.containers,
             slots=slots,
@@ -376,6 +376,15 @@ class ContainerRunner:
     async def settle(self, session: Session) -> None:
         """Note that nothing of the session waits, if that is so and nobody is adding to it."""
         await self._slots.settle(session)
+
+    def settle_soon(self, session: Session) -> None:
+        """As `settle`, in the background, where no container's end would come to it."""
+        if session.id not in self._slots:
+            self._background.spawn(self._slots.settle, session)
+
+    async def settle_all(self) -> None:
+        """As `settle`, for whatever a host that leaves would otherwise leave to the next one to look at."""
+        await self._slots.settle_all()
 
     def attends(self, session_id: SessionId) -> bool:
         """Whether the session has a container or wants one: its rows will be looked after."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from sqlite3 import Connection
 
@@ -16,13 +16,22 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import agent_groups, sessions
 from hermitcrab.store.database import Store
 
 
 class Slots:
-    def __init__(self, *, installation: InstallationId, store: Store, mailboxes: Mailboxes) -> None:
-        self._installation, self._store, self._mailboxes = installation, store, mailboxes
+    def __init__(
+        self,
+        *,
+        installation: InstallationId,
+        store: Store,
+        mailboxes: Mailboxes,
+        owes: Callable[[SessionId], bool] = lambda _session_id: False,
+    ) -> None:
+        """`owes`: whether an end of that session is still to be written down, which the next host must know of."""
+        self._installation, self._store, self._mailboxes, self._owes = installation, store, mailboxes, owes
         self._slots: dict[SessionId, Slot] = {}
         self._by_name: dict[str, SessionId] = {}
         self._receiving: Counter[SessionId] = Counter()
@@ -112,12 +121,17 @@ class Slots:
     async def settle(self, session: Session) -> None:
         """Note that nothing of the session waits, if that is so and nobody is adding to it."""
         seen = await self._store.read(lambda connection: sessions.reasons(connection, session.id))
-        if session.id in self or self._receiving[session.id]:
+        if session.id in self or self._receiving[session.id] or self._owes(session.id):
             return
         counts = await self._mailboxes.run(session, Mailbox.counts)
         if counts.pending_triggers == 0 and counts.undelivered == 0:
             # A row that was announced meanwhile raised the count, and then this changes nothing.
             await self._store.write(lambda connection: sessions.settle(connection, session.id, seen))
+
+    async def settle_all(self) -> None:
+        """As `settle`, for every session that is not settled yet."""
+        for session in await self._store.read(sessions.unsettled):
+            await isolated(self.settle, session)
 
 
 def _found(connection: Connection, session_id: SessionId) -> tuple[Session, AgentGroup]:

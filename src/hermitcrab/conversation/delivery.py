@@ -83,10 +83,14 @@ class Deliverer:
         *,
         outbox_of: Callable[[Session], Path],
         backoff: Backoff = DELIVERY,
+        at_rest: Callable[[Session], object] = lambda _session: None,
     ) -> None:
-        """`outbox_of`: where the files lie that a session's agent sends."""
+        """`outbox_of`: where the files lie that a session's agent sends.
+
+        `at_rest`: told of a session of which nothing waits to be sent any more; it returns at once.
+        """
         self._settings = settings or DeliverySettings()
-        self._mailboxes, self._backoff = mailboxes, backoff
+        self._mailboxes, self._backoff, self._told_of_rest = mailboxes, backoff, at_rest
         self._pace = Pace(channels)
         self._sender = Sender(
             store, mailboxes, channels, outbox_of=outbox_of, deadline_s=self._settings.attempt_deadline_s
@@ -323,6 +327,7 @@ class Deliverer:
             self.notify(outbox.session)
         elif not outbox.lanes and outbox.retry_at is None:
             self._outboxes.pop(outbox.session.id, None)
+            self._told_of_rest(outbox.session)
 
 
 def _moment(text: str | None, now: datetime) -> datetime:
