@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from hermitcrab.app import Host
+from hermitcrab.channels.base import Delivery
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 from hermitcrab.testing.scripted_model import Script, ScriptedModel, fail, scripted_model, use_tool
 from hermitcrab.testing.scripted_model import say as words
@@ -156,3 +157,39 @@ async def test_a_missing_key_is_told_to_the_chat_and_the_message_is_not_lost(
                 await channel.next_delivery()
         texts = [delivery.content["text"] for _, delivery in channel.delivered.values()]
         assert any("HERMITCRAB_TEST_MODEL_KEY is not set" in text for text in texts)
+
+
+async def test_claude_uses_the_hosts_tools_and_gets_a_persons_answer(
+    engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = {"title": "Lunch", "question": "Where?", "options": ["here", "there"], "timeout": 60}
+    script = [
+        use_tool("mcp__hermitcrab__send_message", {"text": "I am at it."}),
+        use_tool("mcp__hermitcrab__edit_message", {"messageId": 3, "text": "I am nearly done."}),
+        use_tool("mcp__hermitcrab__ask_user_question", ask),
+        words("Then there."),
+    ]
+    async with claude_on(tmp_path / "home", engine, options, script, monkeypatch) as (host, channel, model):
+        seen: list[str] = []
+        deliver = channel.deliver
+
+        async def record(delivery: Delivery) -> str | None:
+            seen.append(str(delivery.content.get("text")))
+            return await deliver(delivery)
+
+        channel.deliver = record  # type: ignore[method-assign]
+        _, address = await add_chat(host, "chat")
+        await say(host, address, "one", "Decide where to eat.")
+        with anyio.fail_after(60):
+            while len(seen) < 3:
+                await channel.next_delivery()
+        receipt = await say(host, address, "two", "2")
+        assert receipt.row_ids[0].startswith("qr-")
+        await channel.answer_to(receipt.row_ids[0])
+        assert seen[:2] == ["I am at it.", "[corrected] I am nearly done."]
+        assert seen[2].startswith("Lunch\nWhere?")
+        assert seen[3:] == ["Then there."]
+        replies = "\n".join(model.asked[-1].texts)
+        assert "Message sent to (current conversation) (id: 3)" in replies
+        assert "Message edit queued for #3" in replies
+        assert "there" in model.asked[-1].texts[-1]

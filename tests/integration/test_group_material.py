@@ -108,7 +108,7 @@ async def test_a_container_finds_what_its_groups_config_says_and_the_next_one_wh
         await configure(host, intruder.group, skills=["mine"])
         second = await intruder.ask(LOOK)
         assert second["skills"] == second["of the harness"] == ["mine"]
-        assert set(second["fragments"]) == {"shared.md", "skill-mine.md", "tool-shell.md"}
+        assert set(second["fragments"]) == {"shared.md", "skill-mine.md", "tool-messages.md", "tool-shell.md"}
         assert (await intruder.spec("")).spec_hash != before, "a container of the earlier config is not the same"
 
 

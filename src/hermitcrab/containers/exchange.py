@@ -368,11 +368,11 @@ class Exchange:
     async def _out(self, frame: frames.Out, connection: Connection) -> None:
         try:
             row = await self._row(frame.to_json())
-            await self._mailboxes.run(self.session, lambda mailbox: mailbox.append([row]))
+            kept = await self._mailboxes.run(self.session, lambda mailbox: _kept(mailbox, row))
         except (RefusedError, ConflictError, BadInputError) as error:
             connection.send(frames.Refused(code=code_of(error), text=str(error), id=frame.id))
             return
-        connection.send(frames.Committed(id=frame.id))
+        connection.send(frames.Committed(id=frame.id, seq=kept.seq if kept is not None else None))
         faults.point("outbound.acknowledged")
         self._outward.said()
 
@@ -441,6 +441,12 @@ class Exchange:
             event, answer = waiting
             answer.append(frame)
             event.set()
+
+
+def _kept(mailbox: Mailbox, row: OutboundRow) -> OutboundRow | None:
+    """The row as it is kept, now or since it was said before."""
+    said = mailbox.append([row])
+    return said[0] if said else mailbox.outbound(row.id)
 
 
 def _up_to_one_that_triggers(rows: list[InboundRow]) -> list[InboundRow]:

@@ -15,6 +15,7 @@ from anyio import to_thread
 from hermitcrab.containers.uploads import Uploads
 from hermitcrab.errors import BadInputError, ConflictError, HermitcrabError
 from hermitcrab.logic import kinds
+from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import MessageId
@@ -25,6 +26,9 @@ from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILES_IN_A_MESSAGE, MAX_ID_CHARACTERS
 
 OUTBOUND_KINDS = frozenset({"chat", "chat-sdk"})
+
+QUESTIONS_IN_A_TURN_AT_MOST = 64
+"""Through which it is followed back who began the turn."""
 
 LATEST_DELIVERY = timedelta(days=366)
 
@@ -75,7 +79,7 @@ class Sayings:
         about = await self._about(content)
         answered = await self._answered(said.get("in_reply_to"))
         if content.get("answeredBy") == "asker":
-            content["askedOf"] = _sender_of(answered)
+            content["askedOf"] = await self._asker(answered)
         address: Address | None
         if about is not None:
             address = about
@@ -126,20 +130,30 @@ class Sayings:
             raise RefusedError("unknown-file", "a file of this message is not here; send it again")
         return found
 
+    async def _asker(self, row: InboundRow | None) -> str:
+        """Who wrote the message that is worked on: only that person may answer a question that says so."""
+
+        def trace(mailbox: Mailbox) -> object:
+            found = row
+            for _ in range(QUESTIONS_IN_A_TURN_AT_MOST):
+                if found is None or found.content.get("type") != "question_response":
+                    break
+                # The answer to an earlier question: the one who wanted all this is further back.
+                question = mailbox.outbound(str(found.content.get("questionId")))
+                found = mailbox.inbound(question.in_reply_to) if question is not None and question.in_reply_to else None
+            return found.content.get("senderId") if found is not None else None
+
+        sender = await self._mailboxes.run(self._session, trace)
+        if not isinstance(sender, str) or not sender:
+            raise RefusedError("nobody-asked", "nobody wrote the message that this replies to; let anyone answer it")
+        return sender
+
     async def _answered(self, in_reply_to: object) -> InboundRow | None:
         if not isinstance(in_reply_to, str):
             return None
         if (row := self._outstanding().get(MessageId(in_reply_to))) is not None:
             return row
         return await self._mailboxes.run(self._session, lambda mailbox: mailbox.inbound(in_reply_to))
-
-
-def _sender_of(row: InboundRow | None) -> str:
-    """Who wrote the message that is answered: only that person may answer a question that says so."""
-    sender = row.content.get("senderId") or row.content.get("userId") if row is not None else None
-    if not isinstance(sender, str) or not sender:
-        raise RefusedError("nobody-asked", "nobody wrote the message that this replies to; let anyone answer it")
-    return sender
 
 
 def _address_of(name: str, destinations: list[Destination]) -> Address:

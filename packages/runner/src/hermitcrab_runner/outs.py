@@ -46,11 +46,34 @@ class Outbox:
             files = paths if number == 0 and paths else None
             if files:
                 content["files"] = [path.rstrip("/").rpartition("/")[2] or "file" for path in files]
-            self._occurrences[to, piece] += 1
-            key = out_id(self._seed, to, content, self._occurrences[to, piece])
+            key = self._id(to, content)
             # The courier sends the files first, and puts their ids in the place of the paths.
             out = frames.Out(id=key, kind="chat", content=content, to=to, in_reply_to=answered, files=files)
             self._outs.append(out)
+
+    def put(
+        self,
+        content: dict[str, Any],
+        *,
+        kind: str = "chat",
+        to: str | None = None,
+        files: Sequence[str] = (),
+        deliver_after: str | None = None,
+    ) -> frames.Out:
+        """Something that is not only words. `files` are paths, one for each name in `content`."""
+        to, answered = self._address(to)
+        made: dict[str, Any] = json.loads(clean(json.dumps(content, ensure_ascii=False)))
+        out = frames.Out(
+            id=self._id(to, made),
+            kind=kind,
+            content=made,
+            to=to,
+            in_reply_to=answered,
+            files=list(files) or None,
+            deliver_after=deliver_after,
+        )
+        self._outs.append(out)
+        return out
 
     def flush(self, keep: int = MAX_OUTS_IN_A_COMPLETION) -> list[frames.Out]:
         """What must go in frames of its own so that at most `keep` outs, and few enough bytes, are left."""
@@ -88,6 +111,10 @@ class Outbox:
         """Whether there was still something to give up; now there is nothing."""
         had, self._outs = bool(self._outs), []
         return had
+
+    def _id(self, to: str | None, content: dict[str, Any]) -> str:
+        self._occurrences[to, (canonical := json.dumps(content, ensure_ascii=False, sort_keys=True))] += 1
+        return out_id(self._seed, to, content, self._occurrences[to, canonical])
 
     def _address(self, to: str | None) -> tuple[str | None, str | None]:
         """The destination to name, and the row that this answers.

@@ -67,6 +67,11 @@ class Surroundings:
         self._settings = settings
         return settings
 
+    @property
+    def workdir(self) -> str:
+        """The agent's folder."""
+        return self._settings.workdir
+
     def compose(self, rows: Sequence[Row]) -> str:
         return prompt.compose(rows, self.destinations, timezone=self.timezone)
 

@@ -13,22 +13,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hermitcrab_runner.commands import CLEAR, command_of
+from hermitcrab_runner.digest import turn_id
+from hermitcrab_runner.finishing import Finishing
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.outs import Outbox
+from hermitcrab_runner.portions import take_next
 from hermitcrab_runner.providers import base
 from hermitcrab_runner.reply import Reply, clean, parse_reply
 from hermitcrab_runner.rows import Row, parse_row
 from hermitcrab_runner.surroundings import Surroundings
+from hermitcrab_runner.tools.desk import Desk, question_of
 from hermitcrab_runner.turn_state import Group, Stalled, Tool, TurnState
 from hermitcrab_wire import faults, frames
-from hermitcrab_wire.limits import INBOUND_WINDOW, MAX_IDS_IN_A_FRAME
+from hermitcrab_wire.limits import INBOUND_WINDOW
 
 KEPT_CONTEXT = INBOUND_WINDOW // 2
 """Rows that only give context and may wait for one that triggers. The oldest beyond it are let go: they would fill the
 host's window, and the row that triggers would never come."""
 
-_DONE_AT_MOST = 4 * INBOUND_WINDOW
 _REASON_CHARACTERS_AT_MOST = 500
 _LOG_CHARACTERS_AT_MOST = 2000
 _TOOL_CHARACTERS_AT_MOST = 100
@@ -65,8 +68,10 @@ class TurnLoop:
         self._state = TurnState()
         self._numbers = itertools.count(1)
         self._draining = False
+        self._desk = Desk(send, clock, surroundings.workdir)
         self.held: dict[str, None] = {} if held is None else held
         """Ids of all rows received and not done. Other threads may copy it."""
+        self._finishing = Finishing(self._state, send, self.held)
         self.finished = False
         """Everything is said, and the process may end."""
         self.exit_code = 0
@@ -74,7 +79,8 @@ class TurnLoop:
     @property
     def deadline(self) -> float | None:
         """When `handle(Tick())` is due, on the clock."""
-        return self._state.deadline
+        times = (self._state.deadline, self._desk.deadline)
+        return min((each for each in times if each is not None), default=None)
 
     def handle(self, item: frames.Frame | base.Event | Tick | Terminated) -> None:
         """Take in one thing that happened, and do what follows from it."""
@@ -82,7 +88,9 @@ class TurnLoop:
             case frames.Inbound():
                 self._receive(item.rows)
             case frames.Completed():
-                self._completed(item.turn)
+                self._finishing.completed(item.turn)
+            case frames.Committed():
+                self._desk.committed(item)
             case frames.Refused():
                 self._refused(item)
             case frames.Welcome():
@@ -99,7 +107,7 @@ class TurnLoop:
             case Tick():
                 self._check_time()
             case frames.Frame():
-                pass  # Claimed and Committed: the link has noted them.
+                pass  # Claimed: the link has noted it.
             case _:
                 self._provider_event(item)
         self._begin_what_can()
@@ -122,42 +130,14 @@ class TurnLoop:
                 note("row.without-id")
             elif row.id not in self.held and row.id not in self._state.done:
                 self.held[row.id] = None
-                self._state.waiting.append(row)
+                if not (self._desk.awaits(row) and self._join(row)):
+                    self._state.waiting.append(row)
         faults.point("runner.received")
-
-    def _completed(self, turn: str) -> None:
-        faults.point("runner.completed")
-        group = self._state.finishing.pop(turn, None)
-        if group is not None:
-            self._forget_rows(group)
 
     def _refused(self, refused: frames.Refused) -> None:
         note("host.refused", code=refused.code, text=refused.text, id=refused.id or "-")
-        if refused.id is None:
-            return
-        group = self._state.finishing.get(refused.id)
-        if group is None:
-            # Something said in mid-turn. Its chat is told that a part is missing, once and without the part.
-            for each in (*self._state.asked.values(), *self._state.finishing.values()):
-                self._send_all(each.outbox.lost(refused.id))
-            return
-        # The rows must not wait for ever: give up the words, then the notice about them, then say nothing.
-        if notice := group.outbox.instead(refused.code):
-            self._send(
-                frames.Complete(turn=group.turn, ids=group.ids, outs=[notice], failed=f"refused: {refused.code}")
-            )
-        elif group.outbox.silenced():
-            self._send(frames.Complete(turn=group.turn, ids=group.ids, failed=f"refused: {refused.code}"))
-        else:
-            del self._state.finishing[refused.id]
-            self._forget_rows(group)
-
-    def _forget_rows(self, group: Group) -> None:
-        for key in group.ids:
-            self.held.pop(key, None)
-            self._state.done[key] = None
-        while len(self._state.done) > _DONE_AT_MOST:
-            del self._state.done[next(iter(self._state.done))]
+        if refused.id is not None and not self._desk.refused(refused):
+            self._finishing.refused(refused.id, refused.code)
 
     # Beginning.
 
@@ -178,25 +158,7 @@ class TurnLoop:
                     return  # A command is a turn of its own.
                 self._command(command, first)
                 continue
-            self._begin(self._next_rows(first))
-
-    def _next_rows(self, first_trigger: int) -> tuple[Row, ...]:
-        """The oldest rows up to the limit, at least up to the first that triggers, and never past a command.
-
-        A suspect that triggers has only its context with it.
-        """
-        waiting = self._state.waiting
-        count = min(max(self._surroundings.most_rows, first_trigger + 1), MAX_IDS_IN_A_FRAME)
-        native = self._provider.native_commands
-        if waiting[first_trigger].is_suspect:
-            count = first_trigger + 1
-        for index in range(first_trigger + 1, min(count, len(waiting))):
-            if waiting[index].is_suspect or command_of(waiting[index], native) is not None:
-                count = index
-                break
-        taken = tuple(waiting[:count])
-        del waiting[:count]
-        return taken
+            self._begin(take_next(state.waiting, first, self._surroundings.most_rows, self._provider.native_commands))
 
     def _begin(self, rows: tuple[Row, ...], *, raw: str | None = None) -> None:
         group = self._claim(rows)
@@ -226,7 +188,7 @@ class TurnLoop:
             self._provider.forget()
             self._remember(None)
             group.outbox.say(None, "Session cleared.")
-            self._complete(group)
+            self._finishing.complete(group)
         else:
             del waiting[index]
             self._begin((row,), raw=row.text.strip())
@@ -238,7 +200,7 @@ class TurnLoop:
             rows = tuple(waiting[:surplus])
             del waiting[:surplus]
             note("context.let-go", rows=len(rows))
-            self._complete(self._claim(rows))
+            self._finishing.complete(self._claim(rows))
 
     # From the provider.
 
@@ -257,6 +219,8 @@ class TurnLoop:
                 state.tools[event.key] = Tool(name, self._clock(), event.timeout_s, event.is_agent)
             case base.ToolEnded():
                 state.tools.pop(event.key, None)
+            case base.ToolCall():
+                self._use_tool(event)
             case base.Waiting():
                 state.waits, state.waits_until = event, self._clock() + event.seconds
             case base.Progress():
@@ -271,6 +235,7 @@ class TurnLoop:
         if not state.asked:
             state.tools.clear()
             state.stalled = None
+            self._desk.turn_ended()
 
     def _remember(self, continuation: str | None) -> None:
         key = self._surroundings.remember(continuation)
@@ -293,6 +258,35 @@ class TurnLoop:
     def _take_back(self, keys: Sequence[str]) -> None:
         if (group := self._take(keys)) is not None:
             self._state.waiting[:0] = group.rows
+
+    def _use_tool(self, call: base.ToolCall) -> None:
+        """Of several prompts that are out, the oldest is what the agent works on."""
+        group = next(iter(self._state.asked.values()), None)
+        if group is None:
+            outbox = Outbox((), self._surroundings.destinations, seed=self._surroundings.unique())
+            self._desk.take(call, outbox, self._surroundings.names, lambda _key: None)
+        else:
+            self._desk.take(call, group.outbox, self._surroundings.names, self._answer_before)
+
+    def _answer_before(self, question: str) -> Row | None:
+        """The answer to a question that an attempt which broke off has asked, if it came meanwhile."""
+        for row in (*self._state.waiting, *(row for group in self._state.asked.values() for row in group.rows)):
+            if question_of(row) == question:
+                if row in self._state.waiting and self._join(row):
+                    self._state.waiting.remove(row)
+                return row
+        return None
+
+    def _join(self, row: Row) -> bool:
+        """The answer to a question belongs to the turn that asked, and ends with it."""
+        group = next(iter(self._state.asked.values()), None)
+        if group is None:
+            return False
+        group.rows += (row,)
+        group.outbox.answers(group.rows)
+        self._send(frames.Claim(turn=turn_id(row.id), ids=[row.id]))
+        self._desk.hear(row)
+        return True
 
     def _progress(self, text: str) -> None:
         group = next(iter(self._state.asked.values()), None)
@@ -324,7 +318,7 @@ class TurnLoop:
                 self._ask_provider(group, self._surroundings.correction(names), "")
                 return
             group.outbox.say(None, "Part of my answer was for somebody I cannot write to, and was not sent.")
-        self._complete(group)
+        self._finishing.complete(group)
 
     def _spoke_up(self, reply: Reply, key: str) -> None:
         """Words that answer no row, for one after a background task: said, as they may not vanish."""
@@ -340,20 +334,7 @@ class TurnLoop:
         asked_for = failed.cancelled and stalled is None
         text = "I was stopped before I had finished this." if asked_for else f"I could not answer: {reason}."
         group.outbox.say(None, text)
-        self._complete(group, failed=reason)
-
-    def _complete(self, group: Group, failed: str | None = None) -> None:
-        faults.point("runner.answered")
-        self._send_all(group.outbox.flush())
-        self._state.finishing[group.turn] = group
-        ids = group.ids[:MAX_IDS_IN_A_FRAME]
-        if len(ids) < len(
-            group.rows
-        ):  # Several prompts that one result answered may have more rows than a frame may name.
-            self._complete(Group(group.rows[len(ids) :], Outbox((), ())), failed)
-            group.rows = group.rows[: len(ids)]
-        self._send(frames.Complete(turn=group.turn, ids=ids, outs=group.outbox.rest(), failed=failed))
-        faults.point("runner.completing")
+        self._finishing.complete(group, failed=reason)
 
     def _send_all(self, outs: Iterable[frames.Out]) -> None:
         for out in outs:
@@ -366,6 +347,7 @@ class TurnLoop:
 
     def _check_time(self) -> None:
         now = self._clock()
+        self._desk.check_time()
         if self._state.waits is not None and now >= self._state.waits_until:
             # The harness says nothing when it asks the model again, and nothing until that answers.
             self._state.waits, self._state.progress_at = None, now

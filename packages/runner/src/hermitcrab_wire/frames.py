@@ -248,6 +248,8 @@ class Claimed(Frame):
 class Committed(Frame):
     type = "committed"
     id: str
+    seq: int | None = None
+    """The number by which the agent may name what it said."""
 
 
 class Completed(Frame):

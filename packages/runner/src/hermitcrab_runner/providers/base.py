@@ -37,11 +37,20 @@ class ToolBegan(NamedTuple):
     timeout_s: float | None = None
     """How long the tool says that it may take."""
     is_agent: bool = False
-    """It asks a model itself: as no model is too slow, it is never interrupted. The tools of its own are."""
+    """It asks a model or a person: as neither is too slow, it is never interrupted. The tools of its own are."""
 
 
 class ToolEnded(NamedTuple):
     key: str
+
+
+class ToolCall(NamedTuple):
+    """The agent uses one of the tools that we give it (`tools/catalogue.py`)."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    answer: Callable[[str, bool], None]
+    """Takes the tool's reply, and whether it failed. Called once, from the turn loop's thread."""
 
 
 class Waiting(NamedTuple):
@@ -86,7 +95,9 @@ class GivenBack(NamedTuple):
     keys: tuple[str, ...]
 
 
-Event = Started | Forgotten | ToolBegan | ToolEnded | Waiting | Working | Progress | Result | Failed | GivenBack
+Event = (
+    Started | Forgotten | ToolBegan | ToolEnded | ToolCall | Waiting | Working | Progress | Result | Failed | GivenBack
+)
 Emit = Callable[[Event], None]
 
 

@@ -24,6 +24,8 @@ from hermitcrab_runner.providers.base import (
     Waiting,
     Working,
 )
+from hermitcrab_runner.tools.catalogue import SERVER
+from hermitcrab_runner.tools.requests import ASK
 
 STALE_SESSION = re.compile(r"no conversation found|ENOENT.*\.jsonl|session.*not found", re.IGNORECASE)
 
@@ -33,8 +35,8 @@ _HOPELESS_AFTER = 2
 """Attempts after which a refusal is not retried any further, though the harness would go on for minutes."""
 
 _BASH_DEFAULT_S = 120.0
-_AGENTS = frozenset({"Task", "Agent", "TaskOutput"})
-"""Tools that wait for another agent."""
+_AGENTS = frozenset({"Task", "Agent", "TaskOutput", f"mcp__{SERVER}__{ASK}"})
+"""Tools that wait for another agent, or for a person."""
 
 _REASONS = {
     **_HOPELESS_STATUSES,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from hermitcrab_runner.logs import note
-from hermitcrab_runner.providers import claude_options
+from hermitcrab_runner.providers import claude_options, claude_tools
 from hermitcrab_runner.providers.base import Emit, Event, Failed, Forgotten, Prompt, ProviderSettings, Started
 from hermitcrab_runner.providers.claude_events import STALE_SESSION, Translator
 
@@ -155,7 +155,8 @@ class Harness:
             last_words.append(line)
             note("claude.stderr", line=line[:500])
 
-        options = claude_options.options(self.settings, port=self._port, root=os.geteuid() == 0)
+        tools = claude_tools.server(self._sdk, self._emit)
+        options = claude_options.options(self.settings, port=self._port, root=os.geteuid() == 0, tools=tools)
         try:
             client = self._sdk.ClaudeSDKClient(self._sdk.ClaudeAgentOptions(**options, stderr=on_stderr))
             await client.connect()

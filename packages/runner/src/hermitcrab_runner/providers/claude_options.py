@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hermitcrab_runner.providers.base import ProviderSettings
+from hermitcrab_runner.tools.catalogue import SERVER
 
 NATIVE_COMMANDS = frozenset({"/compact", "/context", "/cost"})
 
@@ -52,13 +53,15 @@ _OUR_VARIABLES = re.compile(r"HERMITCRAB_.*|PYTHON.*")
 _OUR_FOLDERS = "/opt/hermitcrab/"
 
 
-def options(settings: ProviderSettings, *, port: int, root: bool) -> dict[str, Any]:
-    """Keyword arguments of ClaudeAgentOptions."""
-    servers = {
+def options(settings: ProviderSettings, *, port: int, root: bool, tools: object = None) -> dict[str, Any]:
+    """Keyword arguments of ClaudeAgentOptions. `tools`: the server with our own tools; no other may take its name."""
+    servers: dict[str, Any] = {
         name: {key: value for key, value in server.items() if key != "instructions"}
         for name, server in settings.mcp_servers.items()
         if isinstance(server, Mapping)
     }
+    if tools is not None:
+        servers[SERVER] = tools
     return {
         "cwd": settings.workdir,
         "add_dirs": list(settings.additional_directories),

@@ -1,0 +1,26 @@
+"""Which of the waiting rows are asked next, as one prompt. Pure but for taking them out of the list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hermitcrab_runner.commands import command_of
+from hermitcrab_runner.rows import Row
+from hermitcrab_wire.limits import MAX_IDS_IN_A_FRAME
+
+
+def take_next(waiting: list[Row], first_trigger: int, most: int, native: Collection[str]) -> tuple[Row, ...]:
+    """The oldest rows up to the limit, at least up to the first that triggers, and never past a command.
+
+    A suspect that triggers has only its context with it.
+    """
+    count = min(max(most, first_trigger + 1), MAX_IDS_IN_A_FRAME)
+    if waiting[first_trigger].is_suspect:
+        count = first_trigger + 1
+    for index in range(first_trigger + 1, min(count, len(waiting))):
+        if waiting[index].is_suspect or command_of(waiting[index], native) is not None:
+            count = index
+            break
+    taken = tuple(waiting[:count])
+    del waiting[:count]
+    return taken
