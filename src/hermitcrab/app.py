@@ -27,6 +27,7 @@ from hermitcrab.containers.reconcile import Reconciled, Reconciler
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import Told
 from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.workspaces import Workspaces
 from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.conversation.notices import Notices
@@ -197,6 +198,7 @@ async def open_host(
             default=settings.containers.image or (None if is_bubblewrap else default_tag()),
         )
         desk = MaterialsDesk(home, uid=uid, gid=gid)
+        workspaces = Workspaces(home, settings.containers, engine)
         starter = Starter(
             home=home,
             settings=settings,
@@ -210,6 +212,7 @@ async def open_host(
             uid=uid,
             gid=gid,
             runner_env=_runner_fault(),
+            workspaces=workspaces,
             clock=clock,
         )
         ender = Ender(
@@ -230,6 +233,7 @@ async def open_host(
             engine=engine,
             starter=starter,
             ender=ender,
+            workspaces=workspaces,
             clock=clock,
             budget_mb=settings.containers.memory_budget_mb or memory_budget_mb(),
             told=Told(

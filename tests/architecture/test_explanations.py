@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
+from hermitcrab.logic.ending import Cause
+from hermitcrab.settings.model import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs/explanation").glob("*.md"))
 SOURCES = (ROOT / "src/hermitcrab", ROOT / "packages/runner/src")
@@ -111,7 +114,7 @@ def test_functions_and_tests_that_a_table_names_exist(page: Path) -> None:
     assert [fault for row in rows(page.name, page.read_text()) for fault in faults(row)] == []
 
 
-@pytest.mark.parametrize(("page", "at_least"), [("parity.md", 90), ("attacks.md", 37)])
+@pytest.mark.parametrize(("page", "at_least"), [("parity.md", 90), ("attacks.md", 37), ("life-and-ends.md", 16)])
 def test_the_tables_are_found(page: str, at_least: int) -> None:
     found = list(rows(page, (ROOT / "docs/explanation" / page).read_text()))
     assert len([row for row in found if TESTS in row.cells]) >= at_least
@@ -120,6 +123,16 @@ def test_the_tables_are_found(page: str, at_least: int) -> None:
 def test_every_attack_of_the_checklist_has_its_row() -> None:
     text = (ROOT / "docs/explanation/attacks.md").read_text()
     assert [int(row.cells["No."]) for row in rows("attacks.md", text) if "No." in row.cells] == CHECKLIST
+
+
+def test_every_cause_of_an_end_is_explained_and_every_setting_is_one() -> None:
+    text = (ROOT / "docs/explanation/life-and-ends.md").read_text()
+    found = list(rows("life-and-ends.md", text))
+    causes = [name for row in found for name in names_in(row.cells.get("Cause", ""))]
+    assert sorted(causes) == sorted(Cause)
+    for name in (name for row in found for name in names_in(row.cells.get("Setting", ""))):
+        section, key = name.split(".")
+        assert key in type(getattr(Settings(), section)).model_fields, name
 
 
 PAGE = """

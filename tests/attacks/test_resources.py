@@ -22,7 +22,7 @@ from hermitcrab.model.container import ContainerStatus, EngineEvent
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
 from hermitcrab.testing.engine_harness import DEADLINE_S
-from hermitcrab.testing.intruder import intrude, take_over
+from hermitcrab.testing.intruder import LIAR, intrude, take_over
 from hermitcrab.testing.scratch import CHANNEL, RecordingChannel, add_chat, host_on, say, session_of
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
@@ -360,26 +360,13 @@ async def test_a_late_word_of_an_earlier_containers_end_ends_nothing(
         assert [each["generation"] for each in await host.runner.certificates(session)] == [1]
 
 
-LIAR = """
-from hermitcrab_wire import codec, frames
-link = socket.socket(socket.AF_UNIX)
-link.connect("/run/hermitcrab/link.sock")
-
-def tell(frame):
-    link.sendall(codec.encode(frame.to_json()))
-
-tell(frames.Hello(protocol=1, generation=int(os.environ["HERMITCRAB_GENERATION"]), provider="echo", version="x",
-                  writable=os.environ["HERMITCRAB_WRITABLE"].split(":")))
-threading.Thread(target=lambda: [None for _ in iter(lambda: link.recv(65536), b"")], daemon=True).start()
-"""
-
-
+@every_engine
 async def test_who_claims_to_work_for_ever_and_falls_silent_is_ended_by_the_hosts_own_clock(
-    need_engine: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need_engine("bubblewrap")
     claim = "tell(frames.Beat(activity='tool', detail='x' * 5000, until_ms=2**52, rss_kb=2**52)); time.sleep(600)"
-    async with host_on(tmp_path / "home", "bubblewrap", stop_grace_s=0.1, silent_before_kill_s=0.5) as (host, _):
+    impatient = {"stop_grace_s": 0.1, "silent_before_kill_s": 0.5}
+    async with host_on(tmp_path / "home", engine, **impatient, **options) as (host, _):
         intruder = await intrude(host, "liar")
         take_over(monkeypatch, host, LIAR + claim)
         assert (await host.runner.wake(intruder.session)).kind == "started"
@@ -387,12 +374,12 @@ async def test_who_claims_to_work_for_ever_and_falls_silent_is_ended_by_the_host
         assert certificate["cause"] == "hung"
 
 
+@every_engine
 async def test_who_always_claims_to_work_makes_room_for_who_has_work(
-    need_engine: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need_engine("bubblewrap")
     beats = "while True: tell(frames.Beat(activity='tool', detail='Bash', until_ms=10**12)); time.sleep(0.05)"
-    async with host_on(tmp_path / "home", "bubblewrap", max_running=1, stop_grace_s=0.1) as (host, channel):
+    async with host_on(tmp_path / "home", engine, max_running=1, stop_grace_s=0.1, **options) as (host, channel):
         liar = await intrude(host, "liar")
         take_over(monkeypatch, host, LIAR + beats, of=lambda session: session.id == liar.session.id)
         assert (await host.runner.wake(liar.session)).kind == "started"

@@ -42,6 +42,7 @@ async def explain(
     _reaches(found["reaches"])
     _heading("BOUNDS")
     print_fields([*((name.replace("_", " "), _bound(name, value)) for name, value in found["limits"].items())])
+    print_fields([("workspace", found["workspace"])])
     print_fields([(f"hardening: {name}", value) for name, value in found["hardening"].items()])
     if found["unrealized"] is None:
         print_line("The engine does not answer: what it keeps of this is not known.", "warning")

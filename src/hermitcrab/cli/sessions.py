@@ -58,6 +58,7 @@ async def show(session: Session, /, *, json: Json = False, home: GivenHome) -> N
             ("container", container.get("container")),
             ("engine", container.get("engine")),
             ("memory", megabytes(container.get("memory_bytes"))),
+            ("on disk", megabytes(container.get("workspace_bytes"))),
             ("not kept", container.get("unrealized")),
             ("note", container.get("text")),
             ("created", about["created_at"]),

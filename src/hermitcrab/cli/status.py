@@ -33,6 +33,8 @@ async def status(*, json: Json = False, home: GivenHome) -> None:
         print_line(f"  {engine['hint']}")
     for promise, reason in engine.get("unrealized", {}).items():
         print_line(f"not kept by this engine: {promise}: {reason}", "warning")
+    for promise, reason in engine.get("strict_unrealized", {}).items():
+        print_line(f"not kept by this engine for hardening strict: {promise}: {reason}", "warning")
     for each in found["breakers"]:
         print_line(
             f"starts wait for the {each['dependency']} ({each['state']}, {each['failures']} sessions failed,"

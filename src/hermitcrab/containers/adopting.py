@@ -89,6 +89,7 @@ class Adopter:
         slot.wanted_end = slot.end_text = slot.farewell = None
         slot.engine_was_away = False
         slot.offences = slot.stuck_tries = 0
+        slot.measured = None
         slot.take(Signal.ADOPTED, view.generation)
         slot.started_at = slot.active_at = anyio.current_time()
         return True
@@ -129,6 +130,11 @@ class Adopter:
             if slot.wanted:
                 slot.wanted = False
                 await nudge(slot)  # Of rows that came between the greeting and now, a wake has told.
-        except EngineError:
-            if slot.life.generation == generation and slot.life.phase is Phase.STARTING:
+        except EngineError as error:
+            if slot.life.generation != generation or slot.life.phase is not Phase.STARTING:
+                return
+            if slot.refusal is None:
                 await self._stopper.stop(slot, "hung")
+                return
+            slot.end_text = f"It was taken over from an earlier host, and could not be admitted: {error.message}."
+            await self._stopper.stop(slot, "start-failed")

@@ -48,6 +48,7 @@ class Explainer:
             decisions=slot.decisions,
             capabilities=capabilities,
             config=slot.config,
+            allowance=self._starter.allowance(slot),
             routes=self._routes,
             destinations=destinations,
             skills={path.split("/")[1] for path in documents if path.startswith("skills/")},

@@ -42,6 +42,7 @@ from hermitcrab.containers.starting import Starter
 from hermitcrab.containers.stopping import Stopper
 from hermitcrab.containers.waking import Waker
 from hermitcrab.containers.watch import Watch
+from hermitcrab.containers.workspaces import Workspaces
 from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
 from hermitcrab.logic.ending import Ending
 from hermitcrab.logic.lifecycle import LIVE, Phase, Signal
@@ -78,6 +79,7 @@ class ContainerRunner:
         engine: Engine,
         starter: Starter,
         ender: Ender,
+        workspaces: Workspaces,
         told: Told,
         clock: Callable[[], float] = time.monotonic,
         budget_mb: int | None = None,
@@ -89,6 +91,7 @@ class ContainerRunner:
         self._clock = clock
         self._home, self._settings, self._installation = home, settings, installation
         self._mailboxes, self._engine, self._ender = mailboxes, engine, ender
+        self._workspaces = workspaces
         self._unrealized: tuple[str, ...] = ()
         self._background = background = Background()
         self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes, owes=ender.owes)
@@ -171,6 +174,7 @@ class ContainerRunner:
                     self._stopper.stop,
                     self._catch_up,
                     self._unrealized,
+                    self._workspaces,
                     self._clock,
                 )
                 await tasks.start(self._follower.run)

@@ -15,6 +15,7 @@ from hermitcrab.containers.exchange import Exchange, Surroundings
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.lifecycle import Life, Phase, Signal, step
 from hermitcrab.logic.mounts import Decision
+from hermitcrab.logic.workspace import Free, Usage
 from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.documents import Document
@@ -48,6 +49,8 @@ class SessionView:
     container: str
     engine: str
     memory_bytes: int | None
+    workspace_bytes: int | None
+    """Kept on disk when it was last measured."""
     unrealized: tuple[str, ...]
     text: str
     place: int | None = None
@@ -104,6 +107,20 @@ class Told:
     """One sentence for the session's chat."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a container was last seen to keep on disk."""
+
+    at: float
+    free: Free
+    """On the whole disk, then."""
+    free_at_first: Free
+    """When it was looked at for the first time."""
+    took_s: float = 0.0
+    usage: Usage | None = None
+    """None: it was not measured yet."""
+
+
 @dataclass(slots=True)
 class Slot:
     session: Session
@@ -145,6 +162,7 @@ class Slot:
     troubled: bool = False
     started_at: float | None = None
     active_at: float = 0.0
+    measured: Measured | None = None
     text: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     _gave_up: anyio.Event = field(default_factory=anyio.Event)
@@ -184,6 +202,7 @@ class Slot:
             container=self.name,
             engine=engine,
             memory_bytes=pulse.rss_kb * 1024 if pulse and pulse.rss_kb is not None else None,
+            workspace_bytes=self.measured.usage.bytes if self.measured and self.measured.usage else None,
             unrealized=unrealized,
             text=self.text or (pulse.note if pulse is not None else ""),
         )

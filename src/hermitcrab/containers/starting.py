@@ -22,10 +22,12 @@ from hermitcrab.containers.link import listening
 from hermitcrab.containers.materials import MaterialsDesk, interpreter_env, session_folders
 from hermitcrab.containers.mounts import verify_after_create
 from hermitcrab.containers.slot import Door, Slot, Surveyor
+from hermitcrab.containers.workspaces import Workspaces
 from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.logic.lifecycle import Signal
 from hermitcrab.logic.precedence import limits
 from hermitcrab.logic.spec import Materials, build_spec
+from hermitcrab.logic.workspace import Allowance
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerSpec, ContainerView, Limits
 from hermitcrab.model.documents import Document
@@ -71,6 +73,7 @@ class Starter:
         uid: int,
         gid: int,
         runner_env: Mapping[str, str],
+        workspaces: Workspaces,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock`: by which it is judged whether runners live."""
@@ -78,7 +81,7 @@ class Starter:
         self._store, self._mailboxes, self._engine = store, mailboxes, engine
         self._desk, self._surveyor, self._door = desk, surveyor, door
         self.uid, self.gid = uid, gid
-        self._runner_env, self._clock = dict(runner_env), clock
+        self._runner_env, self._workspaces, self._clock = dict(runner_env), workspaces, clock
 
     async def start(self, slot: Slot, outward: Outward, began: float, remove_older: RemoveOlder) -> None:
         """From claim to hello. Raises EngineError with the stage that failed; the caller clears up."""
@@ -96,6 +99,7 @@ class Starter:
         slot.timings = {}
         slot.take(Signal.PREPARE)
         spec = await self.prepare(slot, generation)
+        await self._workspaces.begin(slot)
         _clock(slot, "materials", began)
         await self._mailboxes.run(slot.session, lambda mailbox: mailbox.release_claims(generation))
         await self.open_sockets(slot, generation, outward, began=began)
@@ -141,6 +145,14 @@ class Starter:
     async def survey(self, slot: Slot) -> None:
         """Look up what a start of it will need, so that it can be admitted for that."""
         slot.config = await self._surveyor.config(slot.group)
+
+    def allowance(self, slot: Slot) -> Allowance:
+        """What the session may keep on disk, as its group's config was last looked up."""
+        return self._workspaces.allowed(slot)
+
+    async def check_room(self, slot: Slot) -> None:
+        """Raises EngineError for a session that was surveyed and keeps more on disk than it may."""
+        await self._workspaces.check_room(slot)
 
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
@@ -207,6 +219,7 @@ class Starter:
                     memory_bytes=containers.memory_mb * 1024 * 1024,
                     pids=containers.pids,
                     cpus=containers.cpus,
+                    file_bytes=containers.workspace_mb * 1024 * 1024 or Limits().file_bytes,
                     log_bytes=containers.log_bytes,
                     log_files=containers.log_files,
                 ),

@@ -36,8 +36,11 @@ CLEARED_WITHIN_S = 20.0
 ANSWERED_WITHIN_S = 30.0
 """An engine that says nothing for this long cannot be asked."""
 
-_ABRUPT = frozenset({"hung", "broke-contract", "start-failed"})
+_ABRUPT = frozenset({"hung", "broke-contract", "start-failed", "workspace-full"})
 """Causes that allow no last words."""
+
+_AT_ONCE = frozenset({"workspace-full"})
+"""Causes that allow not even the grace: it would go on doing what it is ended for."""
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +119,7 @@ class Stopper:
 
     async def end(self, slot: Slot, generation: Generation) -> None:
         """Have the engine end what is in STOPPING, and draw up its end."""
-        grace_s = self._settings.stop_grace_s
+        grace_s = 0.0 if slot.wanted_end in _AT_ONCE else self._settings.stop_grace_s
         faults.point("container.stopping")
         try:
             with anyio.move_on_after(grace_s + ANSWERED_WITHIN_S) as within:

@@ -133,6 +133,7 @@ class Waker:
     async def _attempt(self, slot: Slot, began: float) -> WakeOutcome:
         needs, who = self._starter.needs(slot), slot.session.id
         await self._starter.survey(slot)
+        await self._starter.check_room(slot)
         while True:
             await self._breakers.passable(needs, who)
             async with self._admission.admitted(slot):

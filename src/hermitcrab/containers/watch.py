@@ -14,9 +14,11 @@ import structlog
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.exchange import Exchange
 from hermitcrab.containers.slot import Slot
+from hermitcrab.containers.workspaces import Workspaces
 from hermitcrab.errors import EngineError
 from hermitcrab.logic.lifecycle import Phase, Signal
 from hermitcrab.logic.liveness import Bounds, State, judge
+from hermitcrab.logic.workspace import Free
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import Settings
 from hermitcrab_wire import faults
@@ -37,10 +39,11 @@ class Watch:
         stop: Callable[[Slot, str], Awaitable[None]],
         catch_up: Callable[[Slot], Awaitable[None]],
         unrealized: tuple[str, ...],
+        workspaces: Workspaces,
         clock: Callable[[], float],
     ) -> None:
         self._engine, self._settings, self._slots = engine, settings.containers, slots
-        self._stop, self._catch_up, self._clock = stop, catch_up, clock
+        self._stop, self._catch_up, self._workspaces, self._clock = stop, catch_up, workspaces, clock
         self._may_freeze = "freeze" not in unrealized
         self._bounds = bounds(settings)
         self._interval_s = min(INTERVAL_S, self._bounds.silent_after_s / BEATS_BEFORE_SILENT)
@@ -51,10 +54,12 @@ class Watch:
             while True:
                 await anyio.sleep(self._interval_s)
                 now = self._clock()  # Read even when there is nobody to look at: it must notice what stood still.
-                for slot in self._slots:
-                    tasks.start_soon(isolated, self._look_over, slot, now)
+                every = list(self._slots)
+                left = await self._workspaces.free() if every else None
+                for slot in every:
+                    tasks.start_soon(isolated, self._look_over, slot, now, left)
 
-    async def _look_over(self, slot: Slot, now: float) -> None:
+    async def _look_over(self, slot: Slot, now: float, left: Free | None) -> None:
         exchange = slot.exchange
         if exchange is None or slot.lock.locked():
             return
@@ -65,6 +70,8 @@ class Watch:
             return
         if slot.life.phase in {Phase.READY, Phase.DRAINING} and await self._judge(slot, exchange, now):
             return
+        if slot.life.phase is Phase.READY and left is not None:
+            await self._workspaces.look(slot, self._stop, left=left)
         if (is_idle(slot) or slot.life.phase is Phase.FROZEN) and quiet_s > self._settings.quiet_before_stop_s:
             await self._stop(slot, "quiet")
         elif is_idle(slot) and quiet_s > self._settings.quiet_before_freeze_s and self._may_freeze:

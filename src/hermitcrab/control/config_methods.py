@@ -90,6 +90,8 @@ class ConfigMethods:
                 "limits.memory_mb": settings.containers.memory_mb,
                 "limits.pids": settings.containers.pids,
                 "limits.cpus": settings.containers.cpus,
+                "limits.workspace_mb": settings.containers.workspace_mb,
+                "limits.workspace_files": settings.containers.workspace_files,
             },
             "earlier": await self._host.store.read(of_group),
         }

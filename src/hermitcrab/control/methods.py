@@ -154,4 +154,10 @@ class HostMethods:
         except EngineError as error:
             # An engine that cannot be asked is shown as that, not as one that has nothing (law 1).
             return {"name": name, "available": False, "problem": error.message, "hint": error.hint}
-        return {"name": name, "available": True, "version": found.version, "unrealized": dict(found.unrealized)}
+        return {
+            "name": name,
+            "available": True,
+            "version": found.version,
+            "unrealized": dict(found.unrealized),
+            "strict_unrealized": dict(found.strict_unrealized),
+        }

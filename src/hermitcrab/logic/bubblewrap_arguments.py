@@ -33,14 +33,17 @@ INSIDE_WITH_PROCESS_LIMIT = f'{{ ulimit -u "$0" || ulimit -p "$0"; }} 2>/dev/nul
 user namespace, so the limit is the sandbox's own only when it is set inside."""
 
 LAUNCH = """\
+ulimit -c 0; ulimit -n "$0"; ulimit -f "$1"; shift
 while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done
 shift
 echo 500 >/proc/self/oom_score_adj
-ulimit -c 0; ulimit -n "$0"
 exec "$@"
 """
 """Runs on the host before bubblewrap: joins the control groups, so that nothing of the container is ever outside them;
 offers the container to the kernel before the host when memory runs out; sets limits that are inherited."""
+
+LAUNCH_BLOCK = 512
+"""Bytes in which a POSIX shell counts the size of files."""
 
 
 @dataclass(frozen=True, slots=True)

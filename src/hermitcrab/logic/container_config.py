@@ -208,6 +208,8 @@ class _Limits(_Part):
     memory_mb: Annotated[int, Field(ge=64, le=1_048_576)] | None = None
     pids: Annotated[int, Field(ge=16, le=65_536)] | None = None
     cpus: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] | None = None
+    workspace_mb: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    workspace_files: Annotated[int, Field(ge=100, le=10_000_000)] | None = None
 
 
 _Skills = Annotated[

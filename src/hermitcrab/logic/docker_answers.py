@@ -205,7 +205,8 @@ def capabilities(
         for promise in ("memory", "pids", "cpus", "freeze"):
             unrealized[promise] = "a rootless engine cannot use control groups of version 1"
     if engine == "podman" and is_rootless(info):
-        unrealized["open-files"] = "rootless Podman passes no such limit on; default_ulimits in containers.conf holds"
+        for promise in ("open-files", "file-size"):
+            unrealized[promise] = "rootless Podman passes no such limit on; default_ulimits in containers.conf holds"
     if engine == "podman" and dotted(version) < _PODMAN_TELLS_OOM:
         unrealized["oom-report"] = "Podman before 5.0 does not tell a lack of memory from a kill (exit code 137)"
     return Capabilities(engine=engine, version=version, unrealized=unrealized, strict_unrealized=dict(strict or {}))

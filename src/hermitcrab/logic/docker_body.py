@@ -155,7 +155,7 @@ def _tmpfs(spec: ContainerSpec, profile: Profile, dialect: Dialect, image_volume
 
 
 def _ulimits(spec: ContainerSpec, dialect: Dialect) -> list[dict[str, Any]]:
-    values = {"nofile": spec.limits.open_files, "core": 0}
+    values = {"nofile": spec.limits.open_files, "fsize": spec.limits.file_bytes, "core": 0}
     if dialect.engine == "podman":
         # Not our limit on processes (that is `PidsLimit`): this one counts all of a user's on the machine.
         values["nproc"] = dialect.processes

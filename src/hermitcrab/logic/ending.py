@@ -32,6 +32,8 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     HUNG = "hung"
     BROKE_CONTRACT = "broke-contract"
+    WORKSPACE_FULL = "workspace-full"
+    """It kept more on disk than it may."""
     MISCONFIGURED = "misconfigured"
     ORPHANED = "orphaned"
     """The runner found no host for too long."""
@@ -179,5 +181,6 @@ _WANTED = {
     Cause.START_FAILED: "It did not come up.",
     Cause.HUNG: "It gave no sign of life, and the host ended it.",
     Cause.BROKE_CONTRACT: "It broke the protocol of its link again and again, and the host ended it.",
+    Cause.WORKSPACE_FULL: "It kept more on disk than it may, and the host ended it.",
     Cause.HOST_DIED: "The host that had begun it died before it ran.",
 }

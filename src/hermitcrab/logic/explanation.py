@@ -8,6 +8,7 @@ from typing import Any
 
 from hermitcrab.logic.hardening import PROFILES, promises
 from hermitcrab.logic.mounts import Decision
+from hermitcrab.logic.workspace import Allowance
 from hermitcrab.model.container import Capabilities, ContainerSpec, Mount, MountClass
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import Destination
@@ -20,6 +21,8 @@ _WHY = {
     MountClass.EXTRA: "asked for in the group's config",
 }
 
+MEASURED = "measured while it works; what is written between two looks is not held back"
+
 
 def explain(
     spec: ContainerSpec,
@@ -27,6 +30,7 @@ def explain(
     decisions: Sequence[Decision],
     capabilities: Capabilities | None,
     config: ContainerConfig,
+    allowance: Allowance,
     routes: Mapping[str, str],
     destinations: Iterable[Destination],
     skills: Iterable[str],
@@ -71,7 +75,8 @@ def explain(
             "destinations": [asdict(each) for each in destinations],
             "host_commands": config.cli_scope,
         },
-        "limits": asdict(spec.limits),
+        "limits": asdict(spec.limits) | {"workspace_bytes": allowance.bytes, "workspace_files": allowance.files},
+        "workspace": MEASURED if allowance else "not limited",
         "hardening": {"profile": spec.hardening, **promises(PROFILES[spec.hardening])},
         "unrealized": None if capabilities is None else capabilities.unrealized_for(spec.hardening),
         "environment": sorted(spec.env),

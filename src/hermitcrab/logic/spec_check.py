@@ -116,7 +116,10 @@ def _environment(spec: ContainerSpec) -> Iterator[str]:
 
 def _limits(spec: ContainerSpec) -> Iterator[str]:
     limits = spec.limits
-    whole = (limits.memory_bytes, limits.pids, limits.open_files, limits.tmp_bytes, limits.log_bytes)
+    whole = (
+        *(limits.memory_bytes, limits.pids, limits.open_files),
+        *(limits.file_bytes, limits.tmp_bytes, limits.log_bytes),
+    )
     if min(whole) < 1 or not 0 < limits.cpus < float("inf"):
         yield "a limit is not above zero"
     if max(whole) >= 2**63:

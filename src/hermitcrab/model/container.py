@@ -53,6 +53,8 @@ class Limits:
     pids: int = 256
     cpus: float = 1.0
     open_files: int = 4096
+    file_bytes: int = 8 * 1024 * 1024 * 1024
+    """No file may be made larger, wherever it lies."""
     tmp_bytes: int = 256 * 1024 * 1024
     log_bytes: int = 4 * 1024 * 1024
     """In all files together."""
@@ -153,7 +155,18 @@ class ContainerStats:
 
 PROMISES = frozenset(
     {
-        *("memory", "pids", "cpus", "open-files", "tmp-size", "log-size", "freeze", "seccomp", "read-only-root"),
+        *(
+            "memory",
+            "pids",
+            "cpus",
+            "open-files",
+            "file-size",
+            "tmp-size",
+            "log-size",
+            "freeze",
+            "seccomp",
+            "read-only-root",
+        ),
         *("network-none", "oom-report"),
     }
 )

@@ -58,6 +58,8 @@ class GroupLimits:
     memory_mb: int | None = None
     pids: int | None = None
     cpus: float | None = None
+    workspace_mb: int | None = None
+    workspace_files: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

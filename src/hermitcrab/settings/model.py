@@ -90,6 +90,13 @@ class ContainerSettings(_Section):
     memory_mb: int = Field(default=1024, ge=64, le=1_048_576)
     pids: int = Field(default=256, ge=16, le=65_536)
     cpus: float = Field(default=1.0, gt=0, le=1024, allow_inf_nan=False)
+    workspace_mb: int = Field(default=8192, ge=0, le=1_048_576)
+    """What a session may keep on disk: its own folders and its group's together; and no file may be larger. Measured
+    while the session works; one that is over it is ended, and starts again when there is room. 0: no limit."""
+    workspace_files: int = Field(default=400_000, ge=0, le=10_000_000)
+    """How many files and folders that may be. 0: no limit."""
+    workspace_look_s: Quiet = 10.0
+    """A session that works is measured no more often than this."""
     log_bytes: int = Field(default=4_194_304, ge=65_536, le=1_073_741_824)
     """What is kept of one container's output, in all its files together."""
     log_files: int = Field(default=2, ge=1, le=20)

@@ -213,6 +213,16 @@ class EngineInside:
         )  # fmt: skip
         assert found == [[123, 123], 0]
 
+    async def test_no_file_grows_beyond_its_bound(self, harness: EngineHarness) -> None:
+        await harness.unrealized("file-size")
+        limits = Limits(memory_bytes=256 * 1024 * 1024, pids=64, file_bytes=1024 * 1024)
+        found = await ask(
+            harness,
+            "[resource.getrlimit(resource.RLIMIT_FSIZE), written('/workspace/a'), written('/workspace/b', 2 << 20)]",
+            limits=limits,
+        )
+        assert found == [[1024 * 1024, 1024 * 1024], True, False]
+
     async def test_a_frozen_one_makes_no_progress(self, harness: EngineHarness) -> None:
         await harness.unrealized("freeze")
         ticks = harness.writable("work") / "ticks"

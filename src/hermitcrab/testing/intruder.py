@@ -48,6 +48,28 @@ def answer(value):
 '''
 """What every program of an intruder begins with."""
 
+LIAR = """
+from hermitcrab_wire import codec, frames
+
+def dial():
+    made = socket.socket(socket.AF_UNIX)
+    made.connect("/run/hermitcrab/link.sock")
+    return made
+
+def tell(frame, link=None):
+    (link or first).sendall(codec.encode(frame.to_json()))
+
+def greeting(**lies):
+    told = {"protocol": 1, "generation": int(os.environ["HERMITCRAB_GENERATION"]), "provider": "echo", "version": "x",
+            "writable": os.environ["HERMITCRAB_WRITABLE"].split(":")}
+    return frames.Hello(**{**told, **lies})
+
+first = dial()
+tell(greeting())
+threading.Thread(target=lambda: [None for _ in iter(lambda: first.recv(65536), b"")], daemon=True).start()
+"""
+"""Is greeted as a runner is, and hears nothing of what it is told."""
+
 GENERATION = Generation(1)
 
 

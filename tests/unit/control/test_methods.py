@@ -69,6 +69,7 @@ class FakeContainers:
                 container=f"crab-{each}",
                 engine="fake",
                 memory_bytes=12_000_000,
+                workspace_bytes=None,
                 unrealized=(),
                 text="",
             )
@@ -135,7 +136,12 @@ class FakeEngine:
     async def capabilities(self) -> Capabilities:
         if self.problem is not None:
             raise self.problem
-        return Capabilities(engine="fake", version="1.0", unrealized={"cpus": "a fake has none"})
+        return Capabilities(
+            engine="fake",
+            version="1.0",
+            unrealized={"cpus": "a fake has none"},
+            strict_unrealized={"gvisor": "nor this"},
+        )
 
     async def preflight(self) -> list[Finding]:
         return [Finding(subject="fake", level="ok", text="well")]
@@ -226,6 +232,7 @@ async def test_status_tells_of_the_host_its_engine_and_its_containers(tmp_path: 
         "available": True,
         "version": "1.0",
         "unrealized": {"cpus": "a fake has none"},
+        "strict_unrealized": {"gvisor": "nor this"},
     }
     assert (status["groups"], status["sessions"], status["phases"]) == (1, 1, {"ready": 1})
     assert status["containers"][0]["session_id"] == session.id

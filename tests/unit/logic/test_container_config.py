@@ -38,7 +38,7 @@ WHOLE: dict[str, Any] = {
     "packages": {"apt": ["ffmpeg"], "npm": ["typescript@5.9.2"], "pip": ["requests==2.32.4"]},
     "additional_mounts": [{"host_path": "/srv/library", "name": "books", "read_only": False}],
     "cli_scope": "disabled",
-    "limits": {"memory_mb": 512, "pids": 64, "cpus": 0.5},
+    "limits": {"memory_mb": 512, "pids": 64, "cpus": 0.5, "workspace_mb": 100, "workspace_files": 1000},
     "hardening": "strict",
     "foreign_command": ["bun", "run", "/app/src/index.ts"],
 }
@@ -69,7 +69,10 @@ def test_every_key_can_be_said_and_is_written_back_as_it_was() -> None:
 def test_the_whole_document_shows_defaults_too() -> None:
     shown = whole_document(ContainerConfig())
     assert tuple(shown) == KEYS
-    assert (shown["skills"], shown["limits"]) == ("all", {"memory_mb": None, "pids": None, "cpus": None})
+    assert (shown["skills"], shown["limits"]) == (
+        "all",
+        dict.fromkeys(("memory_mb", "pids", "cpus", "workspace_mb", "workspace_files")),
+    )
     assert parse(shown) == ContainerConfig()
 
 

@@ -14,7 +14,7 @@ from hermitcrab.containers.engines.bubblewrap_processes import Process
 from hermitcrab.containers.engines.bubblewrap_records import LOG, STATUS, ContainerFolder, Processes, Record
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic import bubblewrap_arguments, seccomp
-from hermitcrab.logic.bubblewrap_arguments import INSIDE, INSIDE_WITH_PROCESS_LIMIT, LAUNCH, Identity
+from hermitcrab.logic.bubblewrap_arguments import INSIDE, INSIDE_WITH_PROCESS_LIMIT, LAUNCH, LAUNCH_BLOCK, Identity
 
 LAUNCH_FAILED = 125
 """Exit code of the launcher when it could not join a control group."""
@@ -56,10 +56,11 @@ def start(
         boot = process.boot_id()
         folder.write_processes(Processes(boot))
         open_files = min(spec.limits.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        blocks = max(spec.limits.file_bytes // LAUNCH_BLOCK, 1)
         inside = [INSIDE_WITH_PROCESS_LIMIT, str(spec.limits.pids)] if limits_processes_inside else [INSIDE, "sh"]
         supervisor, is_ready = process.start(
             [
-                *("/bin/sh", "-c", LAUNCH, str(open_files), *(group.entrances() if group else ()), "--"),
+                *("/bin/sh", "-c", LAUNCH, str(open_files), str(blocks), *(group.entrances() if group else ()), "--"),
                 # The superuser's groups would otherwise come along.
                 *(("setpriv", "--clear-groups", "--") if user_namespace is not None else ()),
                 *(bubblewrap, "--args", str(words), "--", "/bin/sh", "-c", *inside, *spec.argv),
