@@ -38,6 +38,8 @@ lock:  ## Resolve the newest versions into requirements.lock (no registry addres
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> Installing the locked dependencies"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check 'uv==0.13.9'
-	@$(BIN)/uv pip install -q --require-hashes -r requirements.lock --python $(BIN)/python
+	@$(BIN)/uv pip install -q --compile-bytecode --require-hashes -r requirements.lock --python $(BIN)/python
 	@$(BIN)/uv pip install -q --no-deps -e packages/runner -e . --python $(BIN)/python
+	@# Here once, and not at each start: some environments let no Python keep what it compiles.
+	@$(BIN)/python -m compileall -q -j 0 src packages/runner/src bench
 	@touch $@
