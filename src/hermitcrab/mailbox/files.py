@@ -11,7 +11,7 @@ from typing import Self
 
 from hermitcrab.errors import StoreDamagedError
 from hermitcrab.store import schema
-from hermitcrab.store.sqlite import connect, opening
+from hermitcrab.store.sqlite import close_untouched, connect, opening
 
 INBOUND = "inbound.db"
 OUTBOUND = "outbound.db"
@@ -38,6 +38,16 @@ class Files:
     def open(cls, folder: Path) -> Self:
         """Raises StoreError; StoreDamagedError and StoreTooNewError leave both files as they are."""
         inbound_path, outbound_path = folder / INBOUND, folder / OUTBOUND
+        if schema.seems_current(inbound_path, inbound_migrations()) and schema.seems_current(
+            outbound_path, outbound_migrations()
+        ):
+            # As it nearly always is, and a host that comes back opens hundreds of them.
+            outbound = _open(outbound_path, outbound_migrations())
+            try:
+                return cls(inbound_path, outbound_path, _open(inbound_path, inbound_migrations()), outbound)
+            except BaseException:
+                outbound.close()
+                raise
         inbound_found = schema.check(inbound_path, inbound_migrations(), adopt=True)
         outbound_found = schema.check(outbound_path, outbound_migrations(), adopt=True)
         if outbound_found.empty and not inbound_found.empty:
@@ -67,7 +77,7 @@ def _open(path: Path, migrations: tuple[schema.Migration, ...]) -> sqlite3.Conne
     try:
         schema.migrate(connection, path, migrations)
     except BaseException:
-        connection.close()
+        close_untouched(connection, path)
         raise
     return connection
 

@@ -15,9 +15,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hermitcrab.errors import StoreDamagedError, StoreError, StoreTooNewError
-from hermitcrab.store.sqlite import opening, transaction, translated
+from hermitcrab.store.sqlite import log_bytes, opening, transaction, translated
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql", re.ASCII)
+
+# The head of a database file, as its format has it for good (https://www.sqlite.org/fileformat2.html).
+_HEAD_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
+_WRITE_FORMAT, _WITH_LOG = 18, 2
+_USER_VERSION = 60
 
 _LEDGER = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -71,8 +77,7 @@ def look(path: Path) -> Found:
         if not path.exists() or path.stat().st_size == 0:
             return Found(version=0, empty=True, ours=False)
         # With an empty log the file alone is the truth; else only a reader that takes the log into account sees it.
-        log = path.with_name(f"{path.name}-wal")
-        mode = "mode=ro" if log.exists() and log.stat().st_size > 0 else "mode=ro&immutable=1"
+        mode = "mode=ro" if log_bytes(path) else "mode=ro&immutable=1"
         connection = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
         try:
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -82,33 +87,45 @@ def look(path: Path) -> Found:
     return Found(version=version, empty=not tables, ours="schema_migrations" in tables)
 
 
+def seems_current(path: Path, migrations: Sequence[Migration]) -> bool:
+    """Whether the file's first bytes say that it is a database of ours at the newest schema. Costs one small read.
+
+    Then `check` has nothing to refuse or make, and `migrate` still notices when the bytes were wrong.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return (
+        len(head) == _HEAD_BYTES
+        and head.startswith(_MAGIC)
+        and head[_WRITE_FORMAT] == head[_WRITE_FORMAT + 1] == _WITH_LOG
+        and int.from_bytes(head[_USER_VERSION : _USER_VERSION + 4], "big") == len(migrations)
+    )
+
+
 def check(path: Path, migrations: Sequence[Migration], *, adopt: bool = False) -> Found:
     """Refuse, untouched, what this code cannot work on. `adopt`: a file of another make may be brought to our schema.
 
     Raises StoreTooNewError or StoreDamagedError.
     """
     found = look(path)
-    if found.version > len(migrations):
-        raise StoreTooNewError(
-            f"{path} was written by a newer Hermitcrab (schema {found.version}; this one knows {len(migrations)})",
-            hint="Upgrade Hermitcrab, or use the backup that the upgrade left beside the database.",
-        )
+    _check_version(path, found.version, migrations)
     if not (found.empty or found.ours or (adopt and found.version == 0)):
-        raise StoreDamagedError(
-            f"{path} is no database of Hermitcrab",
-            hint="Move it away; Hermitcrab does not change what it did not make.",
-        )
+        raise _foreign(path)
     return found
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration], *, backup: bool = True) -> int:
-    """Bring a file that passed `check` to the newest schema, and return the version that it had.
+    """Bring a file that passed `check` or `seems_current` to the newest schema, and return the version that it had.
 
     An older file is copied beside itself first, unless not `backup`. Raises StoreError when one of the migrations that
-    made the file was changed since.
+    made the file was changed since, and StoreTooNewError as `check` does.
     """
     with translated(path):
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        _check_version(path, version, migrations)
         if version > 0:
             _check_ledger(connection, path, migrations[:version])
         if version == len(migrations):
@@ -126,10 +143,28 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
                     (migration.version, migration.name, migration.checksum),
                 )
                 connection.execute(f"PRAGMA user_version = {migration.version:d}")
+        # From the log into the file, so that `seems_current` finds it there however this host ends.
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     return version
 
 
+def _check_version(path: Path, version: int, migrations: Sequence[Migration]) -> None:
+    if version > len(migrations):
+        raise StoreTooNewError(
+            f"{path} was written by a newer Hermitcrab (schema {version}; this one knows {len(migrations)})",
+            hint="Upgrade Hermitcrab, or use the backup that the upgrade left beside the database.",
+        )
+
+
+def _foreign(path: Path) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"{path} is no database of Hermitcrab", hint="Move it away; Hermitcrab does not change what it did not make."
+    )
+
+
 def _check_ledger(connection: sqlite3.Connection, path: Path, expected: Sequence[Migration]) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone() is None:
+        raise _foreign(path)
     applied = connection.execute("SELECT version, checksum FROM schema_migrations ORDER BY version").fetchall()
     for migration, (_, checksum) in zip(expected, applied, strict=False):
         if checksum != migration.checksum:

@@ -6,6 +6,7 @@ synced at each commit (a commit is on the disk when it returns, and costs one sy
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -53,9 +54,31 @@ def connect(path: Path, *, small: bool = False) -> sqlite3.Connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute(f"PRAGMA cache_size = -{256 if small else 2048}")
         except BaseException:
-            connection.close()
+            close_untouched(connection, path)
             raise
     return connection
+
+
+def close_untouched(connection: sqlite3.Connection, path: Path) -> None:
+    """Close it without moving the log into the database, as the last writer to close does: the file is not ours."""
+    reader = None
+    # With an empty log there is nothing to move, and a reader would leave files behind.
+    if log_bytes(path):
+        # Only a connection that has read keeps the log where it is.
+        with contextlib.suppress(StoreError, sqlite3.Error):
+            reader = connect_to_read(path)
+            reader.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    if reader is not None:
+        reader.close()
+
+
+def log_bytes(path: Path) -> int:
+    """How much lies in the write-ahead log of the database `path`."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:

@@ -13,9 +13,11 @@ import pytest
 
 from hermitcrab.errors import DiskFullError, StoreDamagedError, StoreTooNewError
 from hermitcrab.mailbox import inbound as queries
+from hermitcrab.mailbox.files import inbound_migrations, outbound_migrations
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import InboundRow, OutboundRow
+from hermitcrab.store.schema import seems_current
 
 In = Callable[..., InboundRow]
 Out = Callable[..., OutboundRow]
@@ -81,6 +83,49 @@ def test_a_newer_mailbox_is_refused_and_left_as_it_is(tmp_path: Path, inbound: I
     with pytest.raises(StoreTooNewError, match=r"outbound\.db"):
         Mailbox.open(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_a_newer_mailbox_whose_log_alone_says_so_is_refused_and_left_as_it_is(
+    tmp_path: Path, inbound: In, outbound: Out
+) -> None:
+    filled(tmp_path / "one", inbound, outbound)
+    newer = sqlite3.connect(tmp_path / "one" / "outbound.db")
+    newer.execute("PRAGMA user_version = 999")
+    shutil.copytree(tmp_path / "one", tmp_path / "killed")  # as its host leaves it that is killed now
+    newer.close()
+    assert (tmp_path / "killed" / "outbound.db-wal").stat().st_size > 0
+    before = contents(tmp_path / "killed")
+    with pytest.raises(StoreTooNewError, match=r"outbound\.db"):
+        Mailbox.open(tmp_path / "killed")
+    after = contents(tmp_path / "killed")
+    for name in ("inbound.db", "outbound.db", "outbound.db-wal"):
+        assert after[name] == before[name]
+
+
+@pytest.mark.parametrize("name", ["inbound.db", "outbound.db"])
+def test_a_database_of_another_make_is_refused_and_left_as_it_is_whatever_version_it_claims(
+    tmp_path: Path, inbound: In, outbound: Out, name: str
+) -> None:
+    filled(tmp_path, inbound, outbound)
+    version = sqlite3.connect(tmp_path / name).execute("PRAGMA user_version").fetchone()[0]
+    (tmp_path / name).unlink()
+    foreign = sqlite3.connect(tmp_path / name)
+    foreign.executescript(f"PRAGMA journal_mode = WAL; CREATE TABLE own (x); PRAGMA user_version = {version}")
+    foreign.close()
+    before = contents(tmp_path)
+    with pytest.raises(StoreDamagedError, match=name):
+        Mailbox.open(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_mailbox_whose_host_was_killed_right_after_making_it_opens(tmp_path: Path, inbound: In) -> None:
+    with Mailbox.open(tmp_path / "one") as mailbox:
+        mailbox.accept(inbound("m"))
+        shutil.copytree(tmp_path / "one", tmp_path / "killed")
+    assert seems_current(tmp_path / "killed" / "inbound.db", inbound_migrations())
+    assert seems_current(tmp_path / "killed" / "outbound.db", outbound_migrations())
+    with Mailbox.open(tmp_path / "killed") as mailbox:
+        assert [row.id for row in mailbox.pending(limit=9)] == ["m"]
 
 
 def test_a_session_folder_of_the_reference_is_taken_over(tmp_path: Path, inbound: In) -> None:
@@ -210,14 +255,16 @@ def test_what_could_not_be_repeated_in_inbound_is_finished_all_the_same(
 def test_once_there_is_space_again_the_open_mailbox_goes_on(small_disk: Path, inbound: In, outbound: Out) -> None:
     with Mailbox.open(small_disk / "mailbox") as mailbox:
         mailbox.accept(inbound("m1"))
+        # More than what the logs have had space for since the mailbox was made.
+        huge = "x" * 400_000
         ballast = fill(small_disk)
         with pytest.raises(DiskFullError):
-            mailbox.accept(inbound("big", content={"text": "x" * 100_000}))
+            mailbox.accept(inbound("big", content={"text": huge}))
         with pytest.raises(DiskFullError):
-            mailbox.finish("t", [MessageId("m1")], [outbound("o", content={"text": "x" * 100_000})], None)
+            mailbox.finish("t", [MessageId("m1")], [outbound("o", content={"text": huge})], None)
         assert mailbox.pending(limit=1)[0].id == "m1"
         ballast.unlink()
-        assert len(mailbox.finish("t", [MessageId("m1")], [outbound("o", content={"text": "x" * 100_000})], None)) == 1
+        assert len(mailbox.finish("t", [MessageId("m1")], [outbound("o", content={"text": huge})], None)) == 1
         assert mailbox.pending(limit=1) == []
         assert mailbox.accept(inbound("m2")) is not None
 
