@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import anyio
@@ -18,8 +19,11 @@ from hermitcrab.containers.stopping import Stopper
 from hermitcrab.containers.waking import nudge
 from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Life, Phase, Signal
-from hermitcrab.model.container import ContainerStatus, ContainerView
+from hermitcrab.model.container import ContainerSpec, ContainerStatus, ContainerView
+from hermitcrab.model.ids import SessionId
 from hermitcrab.observe.supervision import isolated
+
+RUNS = frozenset({ContainerStatus.RUNNING, ContainerStatus.FROZEN})
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +43,22 @@ class Adopter:
         self._slots, self._background, self._engine = slots, background, engine
         self._starter, self._ender, self._stopper = starter, ender, stopper
         self._hearing = hearing
+        self._foreseen: dict[SessionId, ContainerSpec] = {}
+        """Of containers that were expected and not met yet."""
+
+    async def expect(self, views: Sequence[ContainerView]) -> None:
+        """Look up what `meet` needs for these, all at once: what is alike for many is looked up once."""
+        await self._slots.open_all(view.session for view in views)
+        wanted = [
+            (slot, view.generation)
+            for view in views
+            if (slot := self._slots.get(view.session)) is not None
+            and slot.starting is None
+            and slot.life.phase in STARTABLE
+            and view.generation == slot.session.generation
+            and view.status in RUNS
+        ]
+        self._foreseen = await self._starter.foresee(wanted)
 
     async def meet(self, view: ContainerView) -> Literal["kept", "adopted", "removed"]:
         """Decide about a container that the engine has: ours already, taken over from an earlier host, or left over."""
@@ -68,12 +88,14 @@ class Adopter:
         return "adopted" if adopted else "removed"
 
     async def _adopt(self, slot: Slot, view: ContainerView) -> bool:
-        runs = view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
-        if view.generation != slot.session.generation or not runs:
+        if view.generation != slot.session.generation or view.status not in RUNS:
             return False
         slot.hello, slot.ended, slot.refusal = anyio.Event(), anyio.Event(), None
         try:
-            spec = await self._starter.prepare(slot, view.generation)
+            spec = self._foreseen.pop(view.session, None)
+            if spec is None or spec.generation != view.generation:
+                spec = await self._starter.prepare(slot, view.generation)
+            slot.spec = spec
             if spec.spec_hash != view.spec_hash:
                 log.info("adopt.changed", session=view.session, generation=view.generation)
                 return False
@@ -101,11 +123,7 @@ class Adopter:
             if slot.life != Life(Phase.UNKNOWN, generation) or slot.starting is not None:
                 return
             view = await self._engine.inspect(slot.name)
-            runs = (
-                view is not None
-                and view.generation == generation
-                and view.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}
-            )
+            runs = view is not None and view.generation == generation and view.status in RUNS
             if runs and slot.wanted_end is None and slot.exchange is not None:
                 await self._engine.thaw(slot.name)
                 slot.hello = anyio.Event()

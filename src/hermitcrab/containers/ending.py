@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter, deque
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 import structlog
@@ -220,10 +221,13 @@ class Ender:
 
         That is one that vanished while no host ran, and ones whose certificate a full disk had not taken when it died.
         """
-        # First: a host may have died after the certificate and before this.
-        await to_thread.run_sync(self._desk.clear, session, last)
-        path = session_folders(self._home, session).certificates
-        known = {each.get("generation") for each in await to_thread.run_sync(certificates.read, path)}
+
+        def look() -> list[dict[str, Any]]:
+            # First: a host may have died after the certificate and before this.
+            self._desk.clear(session, last)
+            return certificates.read(session_folders(self._home, session).certificates)
+
+        known = {each.get("generation") for each in await to_thread.run_sync(look)}
         first = max(1, last - LOOKED_BACK)
         ending = explain(None, wanted=None, farewell=None, around=self._unattended)
         for number in range(first, last + 1):

@@ -139,13 +139,13 @@ class MaterialsDesk:
         )
         self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
         self.initialise(group)
-        publish(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
+        generated = self.publish(group, documents)
         self._extra_points(folders.extra_points(generation), extra)
         return self.plan(
             session,
             group,
             generation,
-            documents=documents,
+            generated=generated,
             packages=packages,
             host_interpreter=host_interpreter,
             extra=extra,
@@ -157,14 +157,13 @@ class MaterialsDesk:
         group: AgentGroup,
         generation: Generation,
         *,
-        documents: Mapping[str, Document],
+        generated: Path,
         packages: Path | None,
         host_interpreter: bool,
         extra: Sequence[Decision] = (),
     ) -> Materials:
-        """What `prepare` gives, with nothing made for the session."""
+        """What `prepare` gives, with nothing made for the session. `generated`: as `publish` or `place` say."""
         folders = session_folders(self._home, session)
-        generated = folder_of(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
         app, python = self._installation(host_interpreter=host_interpreter)
         if not host_interpreter:
             # An image knows nothing of our user; bubblewrap's own /etc is made with it.
@@ -197,6 +196,14 @@ class MaterialsDesk:
             extra=tuple(each.mount for each in extra if each.mount is not None),
             python=python,
         )
+
+    def publish(self, group: AgentGroup, documents: Mapping[str, Document]) -> Path:
+        """Have the group's documents on disk, in use from now on, and say where. Idempotent."""
+        return publish(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
+
+    def place(self, group: AgentGroup, documents: Mapping[str, Document]) -> Path:
+        """Where `publish` has them, with nothing made."""
+        return folder_of(*self._generated(group, documents), folders=_GENERATED_FOLDERS)
 
     def initialise(self, group: AgentGroup, memory: str = "") -> None:
         """Make the group's own folder, if it is not there, with the memory that it begins with.
@@ -234,13 +241,10 @@ class MaterialsDesk:
         """The read-only parts of this installation by their path in the container, and the interpreter's path there."""
         if self._runner is None:
             self._runner = runner_source.snapshot(self._home.generated)
-        app = {
-            RUNNER_SOURCE: str(self._runner),
-            instructions.SHARED_PATH: str(Path(str(resources.files("hermitcrab.groups") / _SHARED)).resolve()),
-        }
+        app = {RUNNER_SOURCE: str(self._runner), instructions.SHARED_PATH: _shared_instructions()}
         if not host_interpreter:
             return app, "python3"
-        prefix = Path(sys.base_prefix).resolve()
+        prefix = _interpreter_prefix()
         executable = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
         if prefix.is_relative_to("/usr"):
             return app, str(prefix / executable)
@@ -316,8 +320,18 @@ def _must_be(kind: Callable[[int], bool], folder: int, name: str, path: Path) ->
 
 
 @cache
+def _shared_instructions() -> str:
+    return str(Path(str(resources.files("hermitcrab.groups") / _SHARED)).resolve())
+
+
+@cache
+def _interpreter_prefix() -> Path:
+    return Path(sys.base_prefix).resolve()
+
+
+@cache
 def interpreter_env() -> Mapping[str, str]:
     """What the host's interpreter needs in its environment to run at another path."""
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and not Path(sys.base_prefix).resolve().is_relative_to("/usr"):
+    if sysconfig.get_config_var("Py_ENABLE_SHARED") and not _interpreter_prefix().is_relative_to("/usr"):
         return {"LD_LIBRARY_PATH": f"{INTERPRETER}/lib"}
     return {}

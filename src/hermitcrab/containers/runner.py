@@ -342,8 +342,8 @@ class ContainerRunner:
     # For reconciling.
 
     async def expect(self, views: list[ContainerView]) -> None:
-        """Look up the sessions of these all at once, as `meet` is to decide about each."""
-        await self._slots.open_all(view.session for view in views)
+        """Look up all at once what `meet` needs to decide about each of these."""
+        await self._adopter.expect(views)
 
     async def meet(self, view: ContainerView) -> Literal["kept", "adopted", "removed"]:
         """Decide about a container that the engine has: ours already, taken over from an earlier host, or left over."""

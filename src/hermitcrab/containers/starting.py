@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from hermitcrab.logic.workspace import Allowance
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerSpec, ContainerView, Limits
 from hermitcrab.model.documents import Document
-from hermitcrab.model.ids import Generation, InstallationId, SessionId
+from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
@@ -156,14 +156,20 @@ class Starter:
 
     async def prepare(self, slot: Slot, generation: Generation) -> ContainerSpec:
         """Make everything that one generation needs on disk, and the spec that says so. Idempotent."""
-        recipe = await self._recipe(slot)
-        # A foreign runner brings its own provider, whatever its name.
-        is_own = slot.config.runner == "own"
-        packages = await self._surveyor.packages(recipe.provider) if is_own else None
-        with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
-            await self._engine.ensure_image(recipe.image)
+        recipe, packages = await self._stocked(slot)
         _record(slot)
-        materials = await self._materials(self._desk.prepare, slot, generation, recipe, packages)
+        materials = await to_thread.run_sync(
+            functools.partial(
+                self._desk.prepare,
+                slot.session,
+                slot.group,
+                generation,
+                documents=recipe.documents,
+                packages=packages,
+                host_interpreter=recipe.image is None,
+                extra=slot.decisions,
+            )
+        )
         slot.spec = self._spec(slot, generation, recipe, materials)
         return slot.spec
 
@@ -171,8 +177,63 @@ class Starter:
         """The spec that `prepare` would give, and what the container reads, with nothing made."""
         recipe = await self._recipe(slot)
         packages = self._surveyor.packages_folder(recipe.provider) if slot.config.runner == "own" else None
-        materials = await self._materials(self._desk.plan, slot, generation, recipe, packages)
-        return self._spec(slot, generation, recipe, materials), recipe.documents
+        generated = await to_thread.run_sync(self._desk.place, slot.group, recipe.documents)
+        (spec,) = await to_thread.run_sync(self._planned, [(slot, generation)], recipe, packages, generated)
+        return spec, recipe.documents
+
+    async def foresee(self, slots: Sequence[tuple[Slot, Generation]]) -> dict[SessionId, ContainerSpec]:
+        """The specs that `prepare` would give for containers that run already, each group's share looked up once.
+
+        Only the group's documents are made, and told to be in use. Those that it cannot be told of are left out.
+        """
+        together: dict[tuple[AgentGroupId, str | None], list[tuple[Slot, Generation]]] = {}
+        for slot, generation in slots:
+            together.setdefault((slot.group.id, slot.session.provider), []).append((slot, generation))
+        found: dict[SessionId, ContainerSpec] = {}
+        for members in together.values():
+            with suppress(HermitcrabError, OSError):  # `prepare` comes to the same, and says so of each.
+                specs = await self._foresee_alike(members)
+                found |= {spec.session: spec for spec in specs}
+        return found
+
+    async def _foresee_alike(self, members: Sequence[tuple[Slot, Generation]]) -> list[ContainerSpec]:
+        first = members[0][0]
+        recipe, packages = await self._stocked(first)
+        generated = await to_thread.run_sync(self._desk.publish, first.group, recipe.documents)
+        for slot, _ in members:
+            slot.config, slot.decisions = first.config, first.decisions
+        return await to_thread.run_sync(self._planned, members, recipe, packages, generated)
+
+    def _planned(
+        self, members: Sequence[tuple[Slot, Generation]], recipe: _Recipe, packages: Path | None, generated: Path
+    ) -> list[ContainerSpec]:
+        return [
+            self._spec(
+                slot,
+                generation,
+                recipe,
+                self._desk.plan(
+                    slot.session,
+                    slot.group,
+                    generation,
+                    generated=generated,
+                    packages=packages,
+                    host_interpreter=recipe.image is None,
+                    extra=slot.decisions,
+                ),
+            )
+            for slot, generation in members
+        ]
+
+    async def _stocked(self, slot: Slot) -> tuple[_Recipe, Path | None]:
+        """The recipe, with its image and the provider's packages at hand."""
+        recipe = await self._recipe(slot)
+        # A foreign runner brings its own provider, whatever its name.
+        is_own = slot.config.runner == "own"
+        packages = await self._surveyor.packages(recipe.provider) if is_own else None
+        with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
+            await self._engine.ensure_image(recipe.image)
+        return recipe, packages
 
     async def _recipe(self, slot: Slot) -> _Recipe:
         """The config, and the decisions on the mounts that it asks for, are the slot's from now on."""
@@ -186,22 +247,6 @@ class Starter:
             provider=self._surveyor.provider_of(slot.session, config),
             image=await self._surveyor.image(slot.group, config),
             documents=await self._surveyor.documents(slot.group, config, around.config),
-        )
-
-    async def _materials(
-        self, of: Callable[..., Materials], slot: Slot, generation: Generation, recipe: _Recipe, packages: Path | None
-    ) -> Materials:
-        return await to_thread.run_sync(
-            functools.partial(
-                of,
-                slot.session,
-                slot.group,
-                generation,
-                documents=recipe.documents,
-                packages=packages,
-                host_interpreter=recipe.image is None,
-                extra=slot.decisions,
-            )
         )
 
     def _spec(self, slot: Slot, generation: Generation, recipe: _Recipe, materials: Materials) -> ContainerSpec:

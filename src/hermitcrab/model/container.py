@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
@@ -62,7 +63,7 @@ class Limits:
     """Docker's log goes round in so many files. Podman and bubblewrap keep one, of the same size in all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ContainerSpec:
     """Everything that makes a container what it is. Engines add nothing to it and leave nothing out unsaid."""
 
@@ -86,7 +87,7 @@ class ContainerSpec:
     """Empty writable folders in memory, each at most `limits.tmp_bytes`, owned by the container's user."""
     hardening: Hardening = "standard"
 
-    @property
+    @cached_property
     def spec_hash(self) -> str:
         """12 hex digits that change when anything but the generation changes."""
         values = _values_of(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ async def hung(simulation: Simulation) -> None:
 async def made_differently_by_the_next_host(simulation: Simulation) -> None:
     container = await live(simulation)
     await simulation.crash()
-    object.__setattr__(container.spec, "workdir", "/elsewhere")
+    container.spec = replace(container.spec, workdir="/elsewhere")
     await simulation.start()
     await simulation.until_phase("chat", "absent")
 

@@ -70,7 +70,7 @@ class Sandboxes:
                 self.shelf.open()
                 self.cgroups.open()
                 for folder in self.shelf.all():
-                    if folder.record() is None:
+                    if self._record(folder) is None:
                         self._clear_damaged(folder)
                 self._is_open = True
 
