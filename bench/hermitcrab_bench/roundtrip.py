@@ -18,7 +18,7 @@ from hermitcrab_bench.figures import summary
 
 async def run(*, engine: str = "bubblewrap", messages: int = 300, sessions: int = 1) -> dict[str, Any]:
     """Send `messages` one after another to one of `sessions` live sessions, in turn."""
-    async with scratch_host(engine, concurrent_starts=8) as (host, channel):
+    async with scratch_host(engine, concurrent_starts=8, max_running=sessions + 1) as (host, channel):
         addresses = [(await add_chat(host, f"chat-{number}"))[1] for number in range(sessions)]
 
         async def warm(number: int) -> None:
