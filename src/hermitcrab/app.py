@@ -250,6 +250,7 @@ async def open_host(
             runner,
             message_bytes_at_most=settings.limits.message_bytes,
             failed_later=deliverer.failed_later,
+            inbox_of=lambda session: session_folders(home, session).inbox,
             said=deliverer.notify,
         )
 

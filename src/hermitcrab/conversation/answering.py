@@ -65,7 +65,12 @@ class Answering:
         `keys`: under which ids it would have been kept if it had come before.
         """
         text, sender = message.content.get("text"), message.content.get("senderId")
-        if not isinstance(text, str) or message.content.get("attachments") or message.content.get("isFromMe"):
+        if (
+            not isinstance(text, str)
+            or message.files
+            or message.content.get("attachments")
+            or message.content.get("isFromMe")
+        ):
             return None
         now = timestamp()
         for each in asked:

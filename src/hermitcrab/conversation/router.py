@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from sqlite3 import Connection
 from typing import Literal
 
 import anyio
 import structlog
+from anyio import to_thread
 
 from hermitcrab.channels.base import Choice, Receipt
 from hermitcrab.containers.runner import ContainerRunner
+from hermitcrab.conversation import inbox
 from hermitcrab.conversation.answering import Answering
+from hermitcrab.conversation.inbox import Attachment, Inbox
 from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.delivery import plain_reason
 from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
@@ -26,6 +31,10 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.store import messaging_groups, questions, sessions, wirings
 from hermitcrab.store.database import Store
 from hermitcrab.store.questions import AskedQuestion
+from hermitcrab_wire.limits import MAX_FILES_IN_A_MESSAGE
+
+WAITING_AT_MOST = 10_000
+"""Unanswered messages whose files are kept for them."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,15 +50,17 @@ class Router:
         *,
         message_bytes_at_most: int,
         failed_later: Callable[[Session], None] = lambda _: None,
+        inbox_of: Callable[[Session], Path],
         said: Callable[[Session], None] = lambda _: None,
     ) -> None:
         """`failed_later`: told of a session with a message that a platform had taken and then could not deliver.
 
-        `said`: told of a session in which the host has said something.
+        `inbox_of`: where a session's files from people lie. `said`: told of a session in which the host has said
+        something.
         """
         self._store, self._mailboxes, self._runner = store, mailboxes, runner
         self._bytes_at_most = message_bytes_at_most
-        self._failed_later = failed_later
+        self._failed_later, self._inbox_of = failed_later, inbox_of
         self._answering = Answering(store, mailboxes, runner, said=said)
 
     async def receive(self, message: ChannelMessage) -> Receipt:
@@ -133,10 +144,27 @@ class Router:
 
     async def _accept(self, session: Session, hearing: Hearing, message: ChannelMessage) -> InboundRow | None:
         row = _row(hearing, message)
+        if message.files:
+            attachments = await self._stage(session, row.id, message)
+            row = replace(row, content={**row.content, "attachments": [*_listed(row), *attachments]})
         with self._runner.receiving(session.id) as attended:
             if not attended:
                 await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
             return await self._mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+
+    async def _stage(self, session: Session, key: MessageId, message: ChannelMessage) -> list[Attachment]:
+        """Lay the message's files into the session's inbox, before the row that names them is committed."""
+        place = Inbox(self._inbox_of(session))
+        waiting = await self._mailboxes.run(session, lambda mailbox: mailbox.unfinished(WAITING_AT_MOST))
+        ids = [each.id for each in waiting]
+        return await to_thread.run_sync(partial(place.stage, key, message.files, unanswered=ids))
+
+
+def _listed(row: InboundRow) -> list[Attachment]:
+    """What the channel itself says of attachments, without anything that would look like a file of ours."""
+    given = row.content.get("attachments")
+    listed = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+    return [{key: value for key, value in each.items() if key != "localPath"} for each in listed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +223,7 @@ def _row(hearing: Hearing, message: ChannelMessage) -> InboundRow:
 
 def _check(message: ChannelMessage, bytes_at_most: int) -> None:
     """Refuse what cannot be kept whole. Raises BadInputError."""
+    inbox.check(message.files, files_at_most=MAX_FILES_IN_A_MESSAGE)
     if not 0 < len(message.id) <= 150:  # leaves room for suffixes within the link's limit
         raise BadInputError("a message's id must have 1 to 150 characters")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hermitcrab.model.ids import MessageId, SessionId
@@ -23,6 +24,19 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InFile:
+    """A file that came with a message, where its channel has put it. The host copies it before it says "received"."""
+
+    name: str
+    """As its sender calls it: nothing but a caption."""
+    path: Path
+    """In a folder that no agent writes."""
+    bytes: int
+    kind: str = "file"
+    """file, image, audio, video, or what else the platform calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelMessage:
     """One event of a channel, as its adapter gives it to the router."""
 
@@ -35,6 +49,7 @@ class ChannelMessage:
     kind: Literal["chat", "chat-sdk"] = "chat"
     is_mention: bool = False
     is_group: bool = False
+    files: tuple[InFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,7 +203,13 @@ async def on_stage(path: Path) -> AsyncIterator[Scene]:
         Store.open(home.database) as store,
         Mailboxes(lambda session: home.sessions / session.id / "mailbox") as mailboxes,
     ):
-        router = Router(store, mailboxes, cast("ContainerRunner", containers), message_bytes_at_most=2048)
+        router = Router(
+            store,
+            mailboxes,
+            cast("ContainerRunner", containers),
+            message_bytes_at_most=2048,
+            inbox_of=lambda session: home.path / session.id,
+        )
         terminal.connect(router, on_attached=lambda _: None)
         await ensure_first_group(store)
         host = FakeHost(

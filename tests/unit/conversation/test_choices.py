@@ -42,6 +42,7 @@ def router(post: Any, runner: FakeRunner) -> Router:
         post.mailboxes,
         cast("ContainerRunner", runner),
         message_bytes_at_most=10_000,
+        inbox_of=lambda session: post.folder / "inbox" / session.id,
         failed_later=post.deliverer.failed_later,
     )
 
