@@ -232,6 +232,39 @@ def test_a_message_from_a_pipe_and_in_any_script_is_answered(running: Path) -> N
 
 
 @sandboxed
+def test_files_go_both_ways(running: Path, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 1500
+    (tmp_path / "to the agent.pdf").write_bytes(data)
+    sent = crab(running, "chat", "--json", "--file", str(tmp_path / "to the agent.pdf"), "look at this")
+    assert json.loads(sent.stdout)["reply"] == "Echo: look at this"
+    (inbox,) = (each for each in running.glob("sessions/*/*/inbox/*/*") if each.stat().st_size == len(data))
+    assert (inbox.name, inbox.read_bytes()) == ("1.pdf", data)
+    (running / "groups" / "main" / "from-the-agent.bin").write_bytes(data)
+    back = '/tool send_file {"path": "from-the-agent.bin", "filename": "../answer.bin", "text": "here"}'
+    for folder, name in (("received", "answer.bin"), ("received", "answer (2).bin")):
+        answer = json.loads(crab(running, "chat", "--json", "--files-to", str(tmp_path / folder), back).stdout)
+        (saved,) = answer["messages"][0]["files"]
+        assert saved == {"name": "answer.bin", "path": str(tmp_path / folder / name)}
+        assert Path(saved["path"]).read_bytes() == data
+    refused = crab(running, "chat", "--file", str(tmp_path / "nothing"))
+    assert "cannot be read" in one_sentence(refused, 2)
+
+
+@sandboxed
+def test_an_agents_question_is_answered_with_a_number(running: Path) -> None:
+    ask = '/tool ask_user_question {"title": "Lunch", "question": "Where?", "options": ["here", "there"]}'
+    command = [*CRAB, "--home", str(running), "chat", ask]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as asking:
+        assert asking.stdout is not None
+        lines = [asking.stdout.readline().strip() for _ in range(5)]
+        assert lines == ["Lunch", "Where?", "1. here", "2. there", "Answer with the number or the words."]
+        assert crab(running, "chat", "2").stdout == "Echo: there\n"
+        # Whoever asked for the question is told of the answer, which names the message that chose.
+        asking.communicate(timeout=30)
+        assert asking.returncode == 0
+
+
+@sandboxed
 def test_an_answer_as_json_is_one_document(running: Path) -> None:
     done = crab(running, "chat", "--json", "hello")
     answer = json.loads(done.stdout)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,18 +13,22 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
-from hermitcrab.channels.terminal.render import plain, text_of
+from hermitcrab.channels.terminal.render import plain
+from hermitcrab.cli.files import opened
 from hermitcrab.cli.terminal import Terminal
 from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.settings.home import Home
+
+FILE_COMMAND = "/file"
+_PATH = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|((?!["'])(?:\\.|[^\s\\])+))(?:\s+(.*?))?\s*""", re.DOTALL)
 
 TYPING_SHOWN_S = 6.0
 """A mark that somebody is writing is renewed about every four seconds."""
 
 
 class Conversation:
-    def __init__(self, home: Home, group: str) -> None:
-        self._group = group
+    def __init__(self, home: Home, group: str, folder: Path | None) -> None:
+        self._home, self._group = home, group
         self._reached = True
         self._typing_until = 0.0
         self._unsent = 0
@@ -34,13 +40,21 @@ class Conversation:
             enable_suspend=True,
             style=Style.from_dict({"bottom-toolbar": "noreverse ansigray"}),
         )
-        self._terminal = Terminal(home, group, show=self._show, typing=self._typing, reached=self._reachable)
+        self._terminal = Terminal(
+            home,
+            group,
+            folder=folder,
+            show=self._show,
+            typing=self._typing,
+            reached=self._reachable,
+            trouble=lambda text: self._say(text, "ansired"),
+        )
 
     async def run(self) -> int:
         with patch_stdout():
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._terminal.run)
-                print_formatted_text(FormattedText([("ansigray", f"Talking to {self._group}. Ctrl-D leaves.")]))
+                self._say(f"Talking to {self._group}. {FILE_COMMAND} PATH sends a file. Ctrl-D leaves.", "ansigray")
                 while True:
                     try:
                         text = await self._prompt.prompt_async()
@@ -59,16 +73,20 @@ class Conversation:
     async def _send(self, text: str) -> None:
         self._unsent += 1
         try:
-            await self._terminal.send(text)
+            words, paths = split_file(text)
+            with opened(paths, self._home) as files:
+                await self._terminal.send(words, files)
             self._unsent -= 1
+            if paths:
+                self._say(f"Sent {', '.join(each.name for each in files)}.", "ansigray")
         except HermitcrabError as error:
             self._unsent -= 1
-            self._say(f"{error.message} {error.hint}", "ansired")
+            self._say(f"{error.message} {error.hint}".strip(), "ansired")
 
     def _show(self, event: dict[str, Any]) -> None:
         self._typing_until = 0.0
         notice = bool(event["content"].get("notice"))
-        text = text_of(event["content"])
+        text = self._terminal.words(event)
         if notice:
             self._say(text, "ansiyellow")
         else:
@@ -96,7 +114,21 @@ class Conversation:
         print_formatted_text(FormattedText([(style, plain(text))]))
 
 
-async def converse(home: Home, group: str) -> int:
+def split_file(line: str) -> tuple[str, list[str]]:
+    """The words and the path of a line that sends a file, `/file PATH WORDS`; any other line is all words."""
+    command, _, rest = line.strip().partition(" ")
+    if command != FILE_COMMAND:
+        return line, []
+    found = _PATH.fullmatch(rest)
+    if found is None:
+        raise BadInputError(
+            "Which file?", hint=f"{FILE_COMMAND} PATH WORDS; a path with spaces goes in quotation marks."
+        )
+    quoted, bare, words = found[1] or found[2], found[3], found[4] or ""
+    return words, [quoted if quoted is not None else re.sub(r"\\(.)", r"\1", bare)]
+
+
+async def converse(home: Home, group: str, *, folder: Path | None = None) -> int:
     if not group:
         raise BadInputError("--group needs a name.", hint="crab groups list shows all of them.")
-    return await Conversation(home, group).run()
+    return await Conversation(home, group, folder).run()

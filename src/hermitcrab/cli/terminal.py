@@ -6,21 +6,26 @@ id, so that the host takes it once. Used by `crab chat`, with and without a text
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskStatus
 
-from hermitcrab.channels.terminal.render import checked_text
+from hermitcrab.channels.terminal.render import checked_text, one_line, plain, text_of
+from hermitcrab.cli.files import LocalFile, save
 from hermitcrab.control.client import ControlClient
-from hermitcrab.errors import HostUnreachableError
+from hermitcrab.errors import HermitcrabError, HostUnreachableError, NotFoundError
 from hermitcrab.model.ids import new_id
 from hermitcrab.settings.home import Home
+from hermitcrab_wire.limits import FILE_CHUNK_BYTES
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
@@ -35,6 +40,19 @@ LOOKED_EVERY_S = 0.5
 """How often a message's state is looked at while nothing arrives: an agent may also end a turn in silence."""
 
 Json = dict[str, Any]
+
+
+SENT_AT_MOST = 3
+"""Attempts at a message with files, when hosts start meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file of the agent's."""
+
+    name: str
+    path: Path | None
+    """None: another terminal was faster to save it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +80,18 @@ class Terminal:
         home: Home,
         group: str,
         *,
+        folder: Path | None = None,
         show: Callable[[Json], None],
         typing: Callable[[], None] = lambda: None,
         reached: Callable[[bool], None] = lambda _reached: None,
+        trouble: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        """`folder`: where files of the agent are saved. `trouble`: told why one could not be, and its message waits."""
         self._home, self._group = home, group
+        self._folder = folder if folder is not None else home.received / group
+        self.saved: dict[str, list[Saved]] = {}
+        """Files of messages that came, by the message's key."""
+        self._trouble, self._troubles = trouble, set[str]()
         self._show, self._typing, self._reached = show, typing, reached
         self._client: ControlClient | None = None
         self._connected = anyio.Event()
@@ -104,13 +129,63 @@ class Terminal:
             await anyio.sleep(delay_s)
             delay_s = min(2 * delay_s, LAST_RETRY_S)
 
-    async def send(self, text: str) -> Sent:
-        """Returns once the message is on the host's disk, however often the host goes away meanwhile."""
+    async def send(self, text: str, files: Sequence[LocalFile] = ()) -> Sent:
+        """Returns once the message is on the host's disk, however often the host goes away meanwhile.
+
+        `files` must stay open until then.
+        """
         await self._connected.wait()
-        checked_text(text, most_bytes=self._message_bytes)
+        if text or not files:
+            checked_text(text, most_bytes=self._message_bytes)
         message_id = new_id("term", int(time.time() * 1000))
-        taken = await self.call("chat.send", group=self._group, id=message_id, text=text)
+        taken = await self._say(message_id, text, files)
         return Sent(message_id, tuple((each["session"], each["row"]) for each in taken["heard_by"]))
+
+    async def _say(self, message_id: str, text: str, files: Sequence[LocalFile]) -> Json:
+        words = {"text": text} if text else {}
+        if not files:
+            return await self.call("chat.send", group=self._group, id=message_id, **words)
+        named = [
+            {"id": f"{message_id}-{number}", "name": each.name, "sha256": each.sha256}
+            for number, each in enumerate(files)
+        ]
+        attempt = 1
+        while True:
+            for given, file in zip(named, files, strict=True):
+                await self._upload(given["id"], file)
+            try:
+                return await self.call("chat.send", group=self._group, id=message_id, files=named, **words)
+            except NotFoundError:
+                # A host that started meanwhile has none of the files.
+                if attempt == SENT_AT_MOST:
+                    raise
+            attempt += 1
+
+    async def _upload(self, key: str, file: LocalFile) -> None:
+        offset = -1
+        while offset < file.size:
+            offset = max(0, offset)
+            part = await to_thread.run_sync(file.part, offset, FILE_CHUNK_BYTES)
+            if not part and offset < file.size:
+                raise HermitcrabError(f"{file.name} became shorter while it was sent.", hint="Send it again.")
+            data = base64.b64encode(part).decode()
+            taken = await self.call(
+                "chat.upload", id=key, bytes=file.size, offset=offset, **({"data": data} if data else {})
+            )
+            offset = int(taken["received"])
+
+    def words(self, message: Json) -> str:
+        """What a person reads of a message, and where its files are."""
+        content, saved = message["content"], self.saved.get(message["key"])
+        if not saved:
+            return text_of(content)
+        words = {name: value for name, value in content.items() if name != "files"}
+        lines = [
+            f"[file: {one_line(each.name)} → {plain(str(each.path)) if each.path else 'saved by another terminal'}]"
+            for each in saved
+        ]
+        has_words = bool(words.get("text") or words.get("markdown"))
+        return "\n".join(([text_of(words)] if has_words else []) + lines)
 
     async def answer_to(self, sent: Sent, said: Callable[[Json], None]) -> Answer:
         """Wait until every agent that heard it is done. `said` gets each message as it comes, once."""
@@ -165,6 +240,8 @@ class Terminal:
 
     async def _take(self, client: ControlClient, event: Json) -> None:
         key = event["key"]
+        if not await self._save(key, event.get("files") or []):
+            return  # It was not shown: it comes again.
         if key not in self._shown:
             self._show(event)
             _remember(self._shown, key)
@@ -173,6 +250,22 @@ class Terminal:
         _remember(self._acknowledged, key)
         self._arrived.set()
         self._arrived = anyio.Event()
+
+    async def _save(self, key: str, files: list[Json]) -> bool:
+        """Save the files of a message before anything else of it happens."""
+        if not files or key in self.saved:
+            return True
+        try:
+            self.saved[key] = [
+                Saved(str(each.get("name")), await to_thread.run_sync(save, self._folder, each)) for each in files
+            ]
+        except HermitcrabError as error:
+            text = f"{error.message} {error.hint}".strip()
+            if text not in self._troubles:
+                self._troubles.add(text)
+                self._trouble(text)
+            return False
+        return True
 
 
 def _remember(keys: OrderedDict[str, None], key: str) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import pwd
 
+from anyio import to_thread
+
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named, session_named
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
+from hermitcrab.control.uploads import Uploads
 from hermitcrab.errors import ConflictError, NotFoundError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import MessageId
 from hermitcrab.model.messages import InboundRow, OutboundRow, delivery_key
+from hermitcrab_wire.limits import MAX_FILE_BYTES, MAX_FILES_IN_A_MESSAGE
 
 HISTORY_PAGE = 64
 HISTORY_AT_MOST = 1024
@@ -25,6 +29,7 @@ ENDED = frozenset({"completed", "failed", "quarantined"})
 class ChatMethods:
     def __init__(self, host: ControlledHost) -> None:
         self._host = host
+        self._uploads = Uploads(host.home.trash / "incoming")
 
     async def attach(self, params: Params, emit: Emit) -> Json:
         """Be at a group's terminal until cancelled. Each event of kind `message` must be acknowledged by `chat.ack`."""
@@ -43,14 +48,29 @@ class ChatMethods:
         params.done()
         return {"acknowledged": self._host.terminal.acknowledge(attachment, key)}
 
+    async def upload(self, params: Params, _emit: Emit) -> Json:
+        """A part of a file that a message will name. Returns where the next one begins."""
+        key, size = params.text("id"), params.integer("bytes", default=0, least=0, most=MAX_FILE_BYTES)
+        offset = params.integer("offset", default=0, least=0, most=MAX_FILE_BYTES)
+        data = params.optional_text("data") or ""
+        params.done()
+        return {"received": await to_thread.run_sync(self._uploads.add, key, size, offset, data)}
+
     async def send(self, params: Params, _emit: Emit) -> Json:
         """Returns once the message is on disk. The same `id` again is the same message."""
-        folder, message_id, text = params.text("group"), params.text("id"), params.text("text")
+        folder, message_id, text = params.text("group"), params.text("id"), params.optional_text("text")
+        named = [_named_file(each) for each in params.objects("files", most=MAX_FILES_IN_A_MESSAGE)]
         params.done()
         group = await group_named(self._host, folder)
+        files = [await to_thread.run_sync(self._uploads.whole, *each) for each in named]
         receipt = await self._host.terminal.say(
-            platform_id=group.folder, message_id=message_id, text=text, sender=_user_name()
+            platform_id=group.folder,
+            message_id=message_id,
+            text=text or "",
+            sender=_user_name(),
+            files=tuple(files),
         )
+        await to_thread.run_sync(self._uploads.drop, [key for key, _, _ in named])
         if not receipt.accepted:
             raise ConflictError(
                 f"Group {group.folder!r} did not take the message: {receipt.reason}.",
@@ -112,6 +132,13 @@ def _answers(mailbox: Mailbox, row_id: MessageId) -> tuple[InboundRow, list[Outb
         return row, named
     # It was answered together with others, and the answer names one of those.
     return row, [each for each in later if each.in_reply_to is not None]
+
+
+def _named_file(params: Params) -> tuple[str, str, str]:
+    """Upload, name and SHA-256."""
+    named = params.text("id"), params.text("name"), params.text("sha256")
+    params.done()
+    return named
 
 
 def _user_name() -> str:

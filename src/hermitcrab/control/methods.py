@@ -72,6 +72,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "deaths": session.deaths,
         "chat.attach": chat.attach,
         "chat.ack": chat.ack,
+        "chat.upload": chat.upload,
         "chat.send": chat.send,
         "chat.answers": chat.answers,
     }

@@ -109,6 +109,13 @@ class Params:
             raise BadInputError(f"{self._method}: `{name}` must be a list of at most {most} texts.")
         return list(value)
 
+    def objects(self, name: str, *, most: int) -> list[Params]:
+        """A list of objects, each to be read like the parameters themselves."""
+        value = self._values.pop(name, [])
+        if not isinstance(value, list) or len(value) > most or not all(isinstance(each, dict) for each in value):
+            raise BadInputError(f"{self._method}: `{name}` must be a list of at most {most} objects.")
+        return [Params(f"{self._method} {name}", each) for each in value]
+
     def json(self, name: str) -> Json:
         return self.optional_json(name) or {}
 

@@ -112,6 +112,11 @@ class Home:
         return self.path / "trash"
 
     @property
+    def received(self) -> Path:
+        """Files that agents sent to people at this machine's terminals, by group."""
+        return self.path / "received"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

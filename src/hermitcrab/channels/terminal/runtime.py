@@ -24,7 +24,7 @@ from hermitcrab.channels.terminal.manifest import CHANNEL_TYPE
 from hermitcrab.channels.terminal.render import checked_text
 from hermitcrab.errors import BadInputError, NobodyThereError, NotFoundError
 from hermitcrab.logic.pieces import Shows
-from hermitcrab.model.messages import Address, ChannelMessage
+from hermitcrab.model.messages import Address, ChannelMessage, InFile
 
 ACKNOWLEDGED_WITHIN_S = 30.0
 """How long a client may take to show one message before the delivery is tried again."""
@@ -81,7 +81,9 @@ class TerminalChannel:
     type = CHANNEL_TYPE
     supports_idempotency = True
     supports_threads = False
-    traits = Traits(reaches_operator=True, shows=Shows(edits=True, reactions=True, cards=True, questions=True))
+    traits = Traits(
+        reaches_operator=True, shows=Shows(edits=True, reactions=True, cards=True, questions=True, files=True)
+    )
 
     def __init__(self, *, most_bytes: int = 262_144, acknowledged_within_s: float = ACKNOWLEDGED_WITHIN_S) -> None:
         self._host: ChannelHost | None = None
@@ -106,13 +108,19 @@ class TerminalChannel:
         if (shown := self._shown.get(delivery.key)) is not None:
             return shown
         platform_id = delivery.address.platform_id
-        event = {
+        event: Event = {
             "kind": "message",
             "key": delivery.key,
             "message_kind": delivery.kind,
             "content": delivery.content,
             "in_reply_to": delivery.in_reply_to,
         }
+        if delivery.files:
+            # Whoever reaches the socket may read them there: it is the host's own user.
+            event["files"] = [
+                {"name": each.name, "path": str(each.path), "bytes": each.bytes, "sha256": each.sha256}
+                for each in delivery.files
+            ]
         waiting = self._waiting.get(delivery.key)
         if waiting is None:
             if not self._offer(platform_id, event):
@@ -131,7 +139,9 @@ class TerminalChannel:
     async def typing(self, address: Address) -> None:
         self._offer(address.platform_id, {"kind": "typing"})
 
-    async def say(self, *, platform_id: str, message_id: str, text: str, sender: str) -> Receipt:
+    async def say(
+        self, *, platform_id: str, message_id: str, text: str, sender: str, files: tuple[InFile, ...] = ()
+    ) -> Receipt:
         """Take in what a person typed. The same `message_id` again is recognised as a repeat.
 
         Raises BadInputError for what cannot be stored; then nothing was.
@@ -144,12 +154,13 @@ class TerminalChannel:
             id=message_id,
             address=Address(channel_type=CHANNEL_TYPE, platform_id=platform_id),
             content={
-                "text": checked_text(text, most_bytes=self._most_bytes),
+                "text": text if files and not text else checked_text(text, most_bytes=self._most_bytes),
                 "sender": sender,
                 "senderId": f"{CHANNEL_TYPE}:{sender}",
             },
             timestamp=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             is_mention=True,
+            files=files,
         )
         return await self._host.receive(message)
 
