@@ -76,6 +76,12 @@ class Deliveries(Protocol):
     def under_way(self) -> Mapping[SessionId, list[str]]: ...
 
 
+class Doors(Protocol):
+    """Who lets containers out."""
+
+    def reopen(self) -> int: ...
+
+
 class ControlledHost(Protocol):
     @property
     def home(self) -> Home: ...
@@ -112,6 +118,9 @@ class ControlledHost(Protocol):
 
     @property
     def deliverer(self) -> Deliveries: ...
+
+    @property
+    def gateway(self) -> Doors: ...
 
     @property
     def terminal(self) -> TerminalChannel: ...

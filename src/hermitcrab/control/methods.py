@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import anyio
 from anyio import to_thread
 
 from hermitcrab import __version__
@@ -38,6 +39,7 @@ def methods(host: ControlledHost) -> Mapping[str, Method]:
         "status": own.status,
         "doctor": own.doctor,
         "stop": own.stop,
+        "gateway.reopen": own.reopen_gateway,
         "groups.list": groups.list,
         "groups.create": groups.create,
         "groups.show": groups.show,
@@ -113,6 +115,7 @@ class HostMethods:
             "pid": os.getpid(),
             "home": str(host.home.path),
             "installation": host.installation,
+            "tasks": len(anyio.get_running_tasks()),
             "uptime_s": round(time.monotonic() - self._began, 1),
             "engine": await self._engine(),
             "provider": host.settings.agents.provider,
@@ -147,6 +150,11 @@ class HostMethods:
         params.done()
         self._host.stop_requested.set()
         return {"pid": os.getpid()}
+
+    async def reopen_gateway(self, params: Params, _emit: Emit) -> Json:
+        """Cut what containers have open through the gateway, and listen anew, as if it had died and come back."""
+        params.done()
+        return {"reopened": self._host.gateway.reopen()}
 
     async def _engine(self) -> Json:
         name = self._host.engine.name

@@ -22,7 +22,7 @@ import anyio.abc
 import anyio.to_thread
 import structlog
 
-from hermitcrab.errors import ConflictError, SettingsError
+from hermitcrab.errors import ConflictError, HermitcrabError, SettingsError
 from hermitcrab.gateway.agent import AgentConnection, AgentGoneError, refusal_body
 from hermitcrab.gateway.audit import Audit, AuditRecord, Notify
 from hermitcrab.gateway.keyring import Keyring
@@ -129,6 +129,12 @@ class Gateway:
             door.scope.cancel()
             await door.closed.wait()
 
+    def reopen(self) -> int:
+        """Cut what is open through the gateway and listen anew, at every door. How many doors there are."""
+        for door in self._doors.values():
+            door.cut.cancel()
+        return len(self._doors)
+
     async def findings(self) -> list[Finding]:
         """How each route stands: whether its key can be read, and whether the upstream still takes it."""
         return await self.keyring.findings()
@@ -161,6 +167,8 @@ class _Door:
         self.generation = generation
         self.folder = folder
         self.scope = anyio.CancelScope()
+        self.cut = anyio.CancelScope()
+        """Cancelled to end all that is open, after which the door listens anew."""
         self.closed = anyio.Event()
         self._gateway = gateway
         self._socket = bind_unix(folder, SOCKET_NAME, SOCKET_MODE)
@@ -174,9 +182,13 @@ class _Door:
         task_status.started()  # before anything can cancel: from here on, `_close` runs whatever happens
         try:
             with self.scope:
-                async with anyio.create_task_group() as group:
-                    while True:
-                        await self._accept(group)
+                while True:
+                    with self.cut:
+                        async with anyio.create_task_group() as group:
+                            while True:
+                                await self._accept(group)
+                    self.cut = anyio.CancelScope()
+                    await self._listen_anew()
         finally:
             await self._close()
 
@@ -304,16 +316,34 @@ class _Door:
             )
         )
 
+    async def _listen_anew(self) -> None:
+        """On another socket under the same name. Where that cannot be made, on the one that there is."""
+        await self._let_go()
+        try:
+            fresh = bind_unix(self.folder, SOCKET_NAME, SOCKET_MODE)
+            self._file = (self.folder / SOCKET_NAME).stat()
+        except (HermitcrabError, OSError) as error:
+            log.error("gateway.not-reopened", session=self.session, text=str(error))
+            return
+        self._socket.close()
+        self._socket = fresh
+
     async def _close(self) -> None:
         self._remove_file()
         self._socket.close()
-        for connection in self._connections:  # accepted, but cancelled before anybody listened to them
-            connection.close()
-        if self._transport is not None:
-            with anyio.move_on_after(GOODBYE_S, shield=True):
-                await self._transport.aclose()
+        await self._let_go()
         self._gateway.forget(self)
         self.closed.set()
+
+    async def _let_go(self) -> None:
+        """Of everything that is open through this door."""
+        for connection in self._connections:  # accepted, but cancelled before anybody listened to them
+            connection.close()
+        self._connections.clear()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            with anyio.move_on_after(GOODBYE_S, shield=True):
+                await transport.aclose()
 
     def _remove_file(self) -> None:
         """Only our own: a newer generation may have put its socket there."""

@@ -587,6 +587,49 @@ async def test_revoking_cuts_an_open_answer_and_closes_the_door(tmp_path: Path) 
     assert [(record.rule, record.status) for record in at.records] == [("cut", 200)]
 
 
+async def test_a_gateway_that_is_reopened_cuts_what_is_open_and_serves_on(tmp_path: Path) -> None:
+    async def streaming(exchange: Exchange) -> None:
+        await exchange.read_body()
+        await exchange.begin_events()
+        await exchange.event(b"data: one\n\n")
+        await exchange.until_cut()
+        exchange.keep = False
+
+    async with house(tmp_path, streaming) as at:
+        path = await at.open()
+        stream, idle = await at.raw(path), await at.raw(path)
+        before = path.stat().st_ino
+        async with stream, idle:
+            await stream.send(post())
+            await until(stream, b"one")
+            assert at.gateway.reopen() == 1
+            await until_end(stream)
+            assert await until_end(idle) == b""
+        with anyio.fail_after(5):
+            while path.stat().st_ino == before:  # noqa: ASYNC110  # nobody is told of it
+                await anyio.sleep(0.001)
+        again = await at.raw(path)
+        async with again:
+            await again.send(post())
+            await until(again, b"one")
+        await at.gateway.revoke(SESSION, FIRST)
+        assert not path.exists()
+    assert [record.rule for record in at.records] == ["cut", "cut"]
+
+
+async def test_a_door_that_cannot_listen_anew_serves_on_as_it_was(tmp_path: Path) -> None:
+    async with house(tmp_path, fine) as at:
+        path = await at.open()
+        idle = await at.raw(path)
+        path.rename(tmp_path / "elsewhere")
+        path.mkdir()  # Something that no socket can take the place of.
+        async with idle:
+            at.gateway.reopen()
+            assert await until_end(idle) == b""
+        async with at.client(tmp_path / "elsewhere") as client:
+            assert (await client.get("/v1/models")).status_code == 200
+
+
 async def test_a_late_revoke_of_an_old_generation_does_nothing(tmp_path: Path) -> None:
     async with house(tmp_path, fine) as at:
         await at.open(SESSION, FIRST)

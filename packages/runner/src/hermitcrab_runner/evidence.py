@@ -35,6 +35,7 @@ def collect(arguments: Mapping[str, Any]) -> dict[str, Any]:
         **_root(),
         **_host_home(arguments.get("host_home")),
         **_processes(arguments.get("host_pid")),
+        "gateway": _gateway(),
         "tcp_outside": _tcp(arguments.get("outside")),
         "interfaces": _interfaces(),
         "limits": _limits(),
@@ -96,6 +97,21 @@ def _tcp(outside: object) -> str:
     except (OSError, OverflowError) as error:
         return _name(error)
     return "connected"
+
+
+def _gateway() -> int | str:
+    """The status with which the gateway answers a request for nothing, or the name of the error."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_CONNECT_TIMEOUT_S)
+            connection.connect(os.environ.get("HERMITCRAB_GATEWAY", ""))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+            words = connection.recv(64).split(b" ", 2)
+    except TimeoutError:
+        return "ETIMEDOUT"
+    except (OSError, ValueError) as error:
+        return _name(error)
+    return int(words[1]) if len(words) > 2 and words[1].isdigit() else "no answer"
 
 
 def _interfaces() -> list[str]:
@@ -161,7 +177,7 @@ def _link(path: str) -> str | None:
         return None
 
 
-def _name(error: OSError | OverflowError) -> str:
+def _name(error: OSError | OverflowError | ValueError) -> str:
     number = getattr(error, "errno", None)
     return errno.errorcode.get(number, str(error)) if number else type(error).__name__
 
