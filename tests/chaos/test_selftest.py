@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,8 +18,10 @@ import pytest
 from hermitcrab.containers.certificates import Certificate
 from hermitcrab.containers.materials import session_folders
 from hermitcrab.model.ids import Generation
+from hermitcrab.selftest.daemons import docker_folders, dockerd
 from hermitcrab.selftest.leftovers import leftovers
-from hermitcrab.selftest.run import Plan, run
+from hermitcrab.selftest.outcome import Plan, Progress
+from hermitcrab.selftest.run import run
 from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 
 NeedEngine = Callable[[str], Mapping[str, str]]
@@ -25,19 +29,25 @@ NeedEngine = Callable[[str], Mapping[str, str]]
 pytestmark = pytest.mark.timeout(180)
 
 
+def quiet(_progress: Progress) -> None:
+    """Nobody looks."""
+
+
 @pytest.mark.parametrize("engine", ["bubblewrap", "podman"])
 async def test_faults_lose_double_and_leave_nothing(engine: str, need_engine: NeedEngine, monkeypatch: Any) -> None:
     for key, value in need_engine(engine).items():
         monkeypatch.setenv(key, value)
-    plan = Plan(engine=engine, seed=7, seconds=12.0, sessions=6, fault_every_s=1.0, pause_s=0.5)
-    told: list[str] = []
-    outcome = await run(plan, progress=told.append)
+    plan = Plan(engine=engine, seed=7, seconds=8.0, sessions=5, fault_every_s=0.6, pause_s=0.4)
+    told: list[Progress] = []
+    outcome = await run(plan, tell=told.append)
     assert outcome.to_json()["details"] == []
     assert outcome.is_good
-    assert outcome.messages >= 6 * 3
-    assert sum(outcome.faults.values()) >= 6
+    assert outcome.messages >= 5 * 6
+    assert sum(outcome.faults.values()) >= 8
     assert ("kill-engine" in outcome.impossible) == (engine == "bubblewrap")
-    assert any("answers" in text for text in told)
+    phases = list(dict.fromkeys(each.phase for each in told))
+    assert phases[:4] == ["preparing", "talking", "faults", "last answers"]
+    assert any(each.faults and each.last_fault for each in told)
 
 
 def test_the_command_prints_one_object_and_says_by_its_exit_code_that_all_is_well(need_engine: NeedEngine) -> None:
@@ -46,7 +56,77 @@ def test_the_command_prints_one_object_and_says_by_its_exit_code_that_all_is_wel
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["ok"], found["messages"], found["lost"], found["orphans"]) == (True, 6, 0, 0)
+    assert (found["ok"], found["messages"], found["lost"], found["orphans"]) == (True, 12, 0, 0)
+    assert (found["minutes"], found["sessions"], found["faults"], found["files_growth"]) == (0, 2, {}, 0)
+    assert found["memory_growth_mib"] <= found["tolerances"]["memory_mib"]
+
+
+async def test_a_host_with_defects_does_not_pass(tmp_path: Path, need_engine: NeedEngine, monkeypatch: Any) -> None:
+    need_engine("bubblewrap")
+    shutil.copy(Path(__file__).with_name("sabotage.py"), tmp_path / "sitecustomize.py")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SABOTAGE", str(tmp_path))
+    plan = Plan(
+        engine="bubblewrap",
+        seed=1,
+        seconds=0,
+        sessions=4,
+        fault_every_s=1,
+        pause_s=0.1,
+        answered_within_s=3,
+        at_rest_within_s=1,
+    )
+    try:
+        outcome = await run(plan, tell=quiet)
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    found = outcome.to_json()
+    assert not found["ok"]
+    assert outcome.lost == ["chat-0: message 2 was not answered"]
+    assert outcome.doubled == ["chat-1: message 2 was answered again"]
+    assert outcome.out_of_order == ["chat-2: message 2 came too late"]
+    assert any(each.startswith("container ") for each in outcome.orphans)
+    assert any(each.startswith("process ") for each in outcome.orphans)
+    for sign in ("memory_mib grew", "fds grew", "tasks grew", "files grew", "groups/something is new"):
+        assert any(sign in each for each in outcome.grown), sign
+    assert found["memory_growth_mib"] > 32
+    assert found["fds_growth"] >= 32
+    assert found["tasks_growth"] >= 16
+
+
+def test_one_that_is_asked_to_end_leaves_nothing(tmp_path: Path, need_engine: NeedEngine) -> None:
+    need_engine("bubblewrap")
+    command = [sys.executable, "-m", "hermitcrab.cli.main", "selftest", "--sessions", "2"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as test:
+        assert test.stderr is not None
+        while b"last answers" not in test.stderr.readline():
+            assert test.poll() is None
+        (scratch,) = tmp_path.glob("crab-selftest-*")
+        test.terminate()
+        assert test.wait() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    needle = os.fsencode(scratch)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            assert needle not in (process / "cmdline").read_bytes() + (process / "mountinfo").read_bytes()
+        except OSError:
+            continue  # It ended meanwhile.
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("dockerd") is None, reason="needs root and dockerd")
+async def test_a_docker_of_the_tests_own_comes_back_after_it_was_killed(tmp_path: Path) -> None:
+    with docker_folders(tmp_path):
+        service = dockerd(tmp_path)
+        try:
+            await service.start()
+            await service.start()
+            await service.restart()
+        finally:
+            await service.end(signal.SIGTERM)
+    assert not service.socket.parent.exists()
+    log = (tmp_path / "docker.log").read_text()
+    assert log.count("API listen on") == 2
 
 
 def test_impossible_wishes_are_refused() -> None:

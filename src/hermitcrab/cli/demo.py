@@ -24,6 +24,7 @@ from cyclopts import Parameter
 from hermitcrab.channels.terminal.manifest import DEFAULT_GROUP
 from hermitcrab.channels.terminal.render import one_line, text_of
 from hermitcrab.cli import outside
+from hermitcrab.cli.leaving import leave_on_sigterm
 from hermitcrab.cli.output import Json, console, print_json, print_trimmed, styled
 from hermitcrab.cli.terminal import Answer, Terminal
 from hermitcrab.control.client import ControlClient
@@ -80,7 +81,7 @@ async def demo(
     outcome: Outcome | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_leave_on_sigterm, tasks.cancel_scope)
+            tasks.start_soon(leave_on_sigterm, tasks.cancel_scope)
             outcome = await _run(engine, provider)
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -92,13 +93,6 @@ async def demo(
     else:
         _show(outcome)
     return 0 if outcome.holds else 1
-
-
-async def _leave_on_sigterm(scope: anyio.CancelScope) -> None:
-    """So that the host and the scratch home do not outlive a demo that is asked to end."""
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
 
 
 async def _run(engine: str, provider: str) -> Outcome:

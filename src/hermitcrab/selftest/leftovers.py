@@ -34,6 +34,8 @@ async def leftovers(home: Home, settings: Settings, *, log: Path) -> list[str]:
         finally:
             await engine.aclose()
         every = await store.read(lambda connection: sessions.page(connection, limit=100_000))
+        waiting = await store.read(sessions.unsettled)
+    found += [f"session {session.id} is still to be looked at by the next host" for session in waiting]
     found += await to_thread.run_sync(lambda: list(_on_disk(home, every)))
     found += await to_thread.run_sync(lambda: list(_processes(home, every)))
     found += await to_thread.run_sync(lambda: list(_cgroups(install)))

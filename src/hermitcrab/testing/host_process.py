@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,9 @@ class HostProcess:
         provider: str = "echo",
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
+        program: Sequence[str] = ("hermitcrab.cli.main",),
     ) -> None:
-        """`log`: where it writes (default: beside the home)."""
+        """`log`: where it writes (default: beside the home). `program`: a module that acts as `crab`, and its words."""
         self.home = Home(home)
         self.log = log or home.parent / "host.log"
         self.environment = {
@@ -44,6 +45,7 @@ class HostProcess:
             "HERMITCRAB__AGENTS__PROVIDER": provider,
             **(env or {}),
         }
+        self._program = program
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -52,10 +54,17 @@ class HostProcess:
 
     async def start(self, *, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
         """Start it; with `wait`, return when its control socket answers (or it has died)."""
-        command = [sys.executable, "-m", "hermitcrab.cli.main", "up", "--home", str(self.home.path)]
+        command = [sys.executable, "-m", *self._program, "up", "--home", str(self.home.path)]
         with self.log.open("ab") as log:
             self._child = await to_thread.run_sync(
-                lambda: subprocess.Popen(command, env={**self.environment, **(env or {})}, stdout=log, stderr=log)
+                lambda: subprocess.Popen(
+                    command,
+                    env={**self.environment, **(env or {})},
+                    stdout=log,
+                    stderr=log,
+                    # A Ctrl-C is for whoever started it, who then ends it.
+                    start_new_session=True,
+                )
             )
         if wait:
             await self.ready()
