@@ -1,4 +1,4 @@
-"""Schemas as numbered SQL files: each runs once, in one transaction, and is never changed after that.
+"""Schemas as numbered SQL files: each runs once, all that are due in one transaction, and is never changed after that.
 
 `PRAGMA user_version` says how far a file is; the table `schema_migrations` says what was run, by checksum.
 """
@@ -9,6 +9,7 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -130,19 +131,22 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
             _check_ledger(connection, path, migrations[:version])
         if version == len(migrations):
             return version
-        filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
-        if filled and backup:
-            _back_up(connection, path, version)
-        for migration in migrations[version:]:
-            with transaction(connection, path):
-                connection.execute(_LEDGER)
+        with transaction(connection, path):
+            # Now that nobody else writes: another process may have come first, and done it.
+            if connection.execute("PRAGMA user_version").fetchone()[0] == len(migrations):
+                return version
+            filled = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+            if filled and backup:
+                _back_up(path, version)
+            connection.execute(_LEDGER)
+            for migration in migrations[version:]:
                 for statement in _statements(migration.sql):
                     connection.execute(statement)
                 connection.execute(
                     "INSERT INTO schema_migrations VALUES (?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
                     (migration.version, migration.name, migration.checksum),
                 )
-                connection.execute(f"PRAGMA user_version = {migration.version:d}")
+            connection.execute(f"PRAGMA user_version = {len(migrations):d}")
         # From the log into the file, so that `seems_current` finds it there however this host ends.
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     return version
@@ -178,13 +182,18 @@ def _check_ledger(connection: sqlite3.Connection, path: Path, expected: Sequence
         )
 
 
-def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    """A whole copy beside the file. An earlier attempt's copy is of the same data and makes way."""
+def _back_up(path: Path, version: int) -> None:
+    """A whole copy beside the file. An earlier attempt's copy is of the same data and makes way.
+
+    The caller holds the file's write lock. What is copied is read by a connection of its own, as no transaction may
+    hold such a copy.
+    """
     target = path.with_name(f"{path.name}.backup-{version}")
     unfinished = target.with_name(f"{target.name}.unfinished")
     with opening(target):
         unfinished.unlink(missing_ok=True)
-        connection.execute("VACUUM INTO ?", (str(unfinished),))
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as reader:
+            reader.execute("VACUUM INTO ?", (str(unfinished),))
         unfinished.chmod(0o600)
         unfinished.replace(target)
 

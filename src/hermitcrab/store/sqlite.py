@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables came with it."""
 
 BUSY_TIMEOUT_MS = 5000
+_AGAIN_S = 0.005
 _NEARLY_FULL_BYTES = 1024 * 1024
 
 _RESTORE_HINT = (
@@ -45,7 +47,7 @@ def connect(path: Path, *, small: bool = False) -> sqlite3.Connection:
         try:
             # The first statement that reads the file: what is no database is found out here, untouched.
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-            if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            if _log_ahead(connection) != "wal":
                 raise StoreError(
                     f"{path} cannot have a write-ahead log", hint="Its folder must be writable and on a local disk."
                 )
@@ -79,6 +81,23 @@ def log_bytes(path: Path) -> int:
         return path.with_name(f"{path.name}-wal").stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _log_ahead(connection: sqlite3.Connection) -> str:
+    """Have the file a write-ahead log, and return the mode that it is in now.
+
+    SQLite gives up at once when two make the log of a new file, whatever the busy timeout says.
+    """
+    until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return mode
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:

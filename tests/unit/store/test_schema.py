@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -46,6 +48,22 @@ def test_a_new_file_gets_everything_and_no_backup(tmp_path: Path) -> None:
     assert columns(path) == ["x", "y"]
     assert schema.look(path).version == 2
     assert [each.name for each in tmp_path.iterdir()] == ["x.db"]
+
+
+def test_those_who_open_a_new_file_at_once_all_find_it_whole(tmp_path: Path) -> None:
+    at_once = 4
+    for number in range(10):
+        path, together = tmp_path / f"{number}.db", Barrier(at_once)
+
+        def open_it(path: Path = path, together: Barrier = together) -> int:
+            together.wait()
+            return bring_up(path, FIRST, SECOND)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            for opened in [threads.submit(open_it) for _ in range(at_once)]:
+                assert opened.result() in {0, 1, 2}
+        assert columns(path) == ["x", "y"]
+        assert schema.look(path).version == 2
 
 
 def test_an_older_file_is_copied_first_and_keeps_its_rows(tmp_path: Path) -> None:
