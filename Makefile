@@ -2,6 +2,8 @@
 # Needs only Python 3.11+, git, make and a package registry.
 PYTHON ?= python3
 BIN := .venv/bin
+# How many tests run at a time. Many wait for containers, so that two at a time take half as long even on one core.
+AT_ONCE ?= 2
 
 .PHONY: demo test check lint types contracts unit bench lock engines clean
 
@@ -9,7 +11,7 @@ demo: .venv/ready  ## The main job: one message answered by an agent in a sandbo
 	$(BIN)/crab demo
 
 test: .venv/ready  ## All tests that this machine can run; skipped engines are listed with their reason
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(AT_ONCE) --dist worksteal
 
 check: lint types contracts test  ## What CI runs
 

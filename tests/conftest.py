@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -37,6 +38,17 @@ def need_engine() -> Callable[[str], Mapping[str, str]]:
         return environment
 
     return need
+
+
+@pytest.fixture(scope="session")
+def open_files() -> Callable[[], set[str]]:
+    """Call it for the numbers of all files that this process has open."""
+
+    def look() -> set[str]:
+        gc.collect()  # What earlier tests left to the collector is not closed by what this one does.
+        return set(os.listdir("/proc/self/fd"))  # noqa: PTH208  # only the names are wanted
+
+    return look
 
 
 @pytest.fixture(scope="session")

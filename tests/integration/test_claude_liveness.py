@@ -129,7 +129,7 @@ async def test_a_harness_that_does_not_even_stop_when_told_costs_its_turn_and_no
 ) -> None:
     hanging = f"sleep 2{os.getpid()}"
     script = [use_tool("Bash", {"command": f"env {hanging}", "timeout": 600_000}), words("A new one.")]
-    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=1) as on:
+    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=4) as on:
         host, channel, _, address = on
         receipt = await say(host, address, "one", "Go on.")
         await until(lambda: bool(running(hanging)))

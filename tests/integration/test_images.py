@@ -30,6 +30,8 @@ from hermitcrab.testing.package_archive import PackageArchive, package_archive
 from hermitcrab.testing.scratch import CHANNEL, host_on, say
 
 AVAILABLE = available_engines()
+
+pytestmark = pytest.mark.timeout(180)  # Packages are fetched and images made.
 BASE = os.environ.get("HERMITCRAB_TEST_BASE", "hermitcrab-base:bookworm")
 GREETS = """
 answer([subprocess.run([each], capture_output=True, text=True).stdout for each in ("greet", "crab-shell")])
@@ -91,7 +93,6 @@ async def test_an_agent_image_is_made_without_a_network_and_only_once(tmp_path: 
 
 @pytest.mark.claude
 @pytest.mark.engine("docker")
-@pytest.mark.timeout(180)
 async def test_the_whole_agent_image_has_node_and_claude_code_and_takes_npm_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claude_packages: Path
 ) -> None:

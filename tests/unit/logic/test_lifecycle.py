@@ -34,7 +34,7 @@ EDGES = [
         (phase, Signal.CALLED_OFF, Phase.ABSENT)
         for phase in (Phase.QUEUED, Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING)
     ],
-    *[(phase, Signal.ENDED, Phase.ABSENT) for phase in (*LIVE, Phase.CREATED)],
+    *[(phase, Signal.ENDED, Phase.ABSENT) for phase in (*sorted(LIVE), Phase.CREATED)],
     *[
         (phase, Signal.START_FAILED, Phase.BACKOFF)
         for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING, Phase.STOPPING)
@@ -54,7 +54,7 @@ EDGES = [
     ],
     *[
         (phase, Signal.ENGINE_LOST, Phase.UNKNOWN)
-        for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *(LIVE - {Phase.UNKNOWN}))
+        for phase in (Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, *sorted(LIVE - {Phase.UNKNOWN}))
     ],
     (Phase.BACKOFF, Signal.RETRY_DUE, Phase.QUEUED),
     (Phase.QUARANTINED, Signal.RELEASED, Phase.ABSENT),
