@@ -21,6 +21,7 @@ if "up" in sys.orig_argv:
     from hermitcrab.channels.terminal.runtime import TerminalChannel
     from hermitcrab.containers.engines.bubblewrap import BubblewrapEngine
     from hermitcrab.control.methods import HostMethods
+    from hermitcrab.gateway.listener import Gateway
 
     folder = Path(os.environ["SABOTAGE"])
     is_second = (folder / "started").exists()
@@ -29,6 +30,7 @@ if "up" in sys.orig_argv:
     hoard: list[Any] = []
 
     deliver, remove, status = TerminalChannel.deliver, BubblewrapEngine.remove, HostMethods.status
+    open_door = Gateway.open
 
     async def deliver_badly(self: TerminalChannel, delivery: Delivery) -> str | None:
         chat, text = delivery.address.platform_id, str(delivery.content.get("text", ""))
@@ -48,6 +50,13 @@ if "up" in sys.orig_argv:
         if not kept.exists() or kept.read_text() != name:
             await remove(self, name)
 
+    async def open_all_but_one(self: Gateway, *arguments: Any) -> Path:
+        path = await open_door(self, *arguments)
+        if is_second and not (folder / "no-door").exists():
+            (folder / "no-door").touch()
+            path.unlink()
+        return path
+
     async def hoard_things(self: HostMethods, *arguments: Any) -> Any:
         if is_second and not hoard:
             hoard.append(bytearray(os.urandom(1024)) * 1024 * 64)
@@ -62,4 +71,5 @@ if "up" in sys.orig_argv:
 
     TerminalChannel.deliver = deliver_badly  # type: ignore[method-assign]
     BubblewrapEngine.remove = remove_all_but_one  # type: ignore[method-assign]
+    Gateway.open = open_all_but_one  # type: ignore[method-assign]
     HostMethods.status = hoard_things  # type: ignore[method-assign]

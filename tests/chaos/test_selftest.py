@@ -73,7 +73,7 @@ async def test_a_host_with_defects_does_not_pass(tmp_path: Path, need_engine: Ne
         sessions=4,
         fault_every_s=1,
         pause_s=0.1,
-        answered_within_s=3,
+        answered_within_s=5,
         at_rest_within_s=1,
     )
     try:
@@ -87,6 +87,8 @@ async def test_a_host_with_defects_does_not_pass(tmp_path: Path, need_engine: Ne
     assert outcome.out_of_order == ["chat-2: message 2 came too late"]
     assert any(each.startswith("container ") for each in outcome.orphans)
     assert any(each.startswith("process ") for each in outcome.orphans)
+    assert len(outcome.cut_off) == 1
+    assert "ENOENT" in outcome.cut_off[0]
     for sign in ("memory_mib grew", "fds grew", "tasks grew", "files grew", "groups/something is new"):
         assert any(sign in each for each in outcome.grown), sign
     assert found["memory_growth_mib"] > 32
@@ -169,6 +171,7 @@ async def test_what_is_left_over_is_noticed(tmp_path: Path, need_engine: NeedEng
             "is in the trash",
             "the socket folder",
             "unfinished rows",
+            "still to be looked at by the next host",
             "process ",
             "generation 1 of session",
             "generation 7 of session",

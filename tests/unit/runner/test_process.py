@@ -195,6 +195,7 @@ async def test_evidence_is_measured_while_a_turn_runs(tmp_path: Path) -> None:
         assert facts["host_home_visible"] is True
         assert facts["host_processes_visible"] is True
         assert facts["tcp_outside"] == "ECONNREFUSED"
+        assert facts["gateway"] == "none"
         assert "lo" in facts["interfaces"]
         assert facts["python"] == sys.version.split()[0]
 

@@ -101,10 +101,13 @@ def _tcp(outside: object) -> str:
 
 def _gateway() -> int | str:
     """The status with which the gateway answers a request for nothing, or the name of the error."""
+    path = os.environ.get("HERMITCRAB_GATEWAY")
+    if not path:
+        return "none"
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_CONNECT_TIMEOUT_S)
-            connection.connect(os.environ.get("HERMITCRAB_GATEWAY", ""))
+            connection.connect(path)
             connection.sendall(b"GET / HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
             words = connection.recv(64).split(b" ", 2)
     except TimeoutError:
