@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 
 class HermitcrabError(Exception):
@@ -82,12 +83,24 @@ class NoAnswerError(HermitcrabError):
 
 
 class ChannelError(HermitcrabError):
-    """A channel could not deliver. `transient`: the same may work later, after `retry_after_s` if that is known."""
+    """A channel could not deliver. `transient`: the same may work later, after `retry_after_s` if that is known.
 
-    def __init__(self, message: str, *, transient: bool, hint: str = "", retry_after_s: float | None = None) -> None:
+    `limits`: for whom the platform asks to wait: for this chat, or for everything that goes through the channel.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transient: bool,
+        hint: str = "",
+        retry_after_s: float | None = None,
+        limits: Literal["chat", "channel"] = "chat",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.transient = transient
         self.retry_after_s = retry_after_s
+        self.limits: Literal["chat", "channel"] = limits
 
 
 class NobodyThereError(ChannelError):

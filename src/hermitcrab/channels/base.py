@@ -92,7 +92,8 @@ class Channel(Protocol):
     async def deliver(self, delivery: Delivery) -> str | None:
         """Send it; return the platform's id of the message.
 
-        Raises ChannelError, transient or not, or NobodyThereError. May be called for several chats at once.
+        Raises ChannelError, transient or not, or NobodyThereError. May be called for several chats at once. A platform
+        that asks to wait names the time in the error, and whether it means this chat or the whole channel.
         """
 
     async def typing(self, address: Address) -> None:

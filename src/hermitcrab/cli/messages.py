@@ -122,6 +122,8 @@ async def doctor(*, json: Json = False, home: GivenHome) -> int:
             ],
             empty="Nothing waits to be answered or delivered.",
         )
+        for channel, left_s in found["paused_channels"].items():
+            print(f"Channel {channel} is paused for another {left_s:.0f} s, as its platform asked.")
         if found["stuck"]:
             print(f"{found['stuck']} stuck. crab messages retry ID tries one now.")
     return 1 if found["stuck"] else 0

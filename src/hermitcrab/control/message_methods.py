@@ -156,6 +156,7 @@ class MessageMethods:
             "waiting": waiting,
             "sessions": len(unsettled),
             "under_way": sum(map(len, under_way.values())),
+            "paused_channels": {each: round(left_s, 1) for each, left_s in sorted(host.deliverer.paused().items())},
             "by_state": dict(sorted(Counter(each["state"] for each in waiting).items())),
         }
 

@@ -25,7 +25,7 @@ from hermitcrab.conversation.failures import Failures
 from hermitcrab.conversation.pace import Pace
 from hermitcrab.conversation.sending import NotGranted, Sender, Sent
 from hermitcrab.errors import ConflictError, HermitcrabError, NotFoundError
-from hermitcrab.logic.delivery import Later, Trouble, verdict
+from hermitcrab.logic.delivery import Later, Trouble, channel_pause_s, verdict
 from hermitcrab.logic.retry import DELIVERY, Backoff
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -141,6 +141,10 @@ class Deliverer:
         """The lanes that are being sent in, by session."""
         return {key: list(outbox.lanes) for key, outbox in self._outboxes.items() if outbox.lanes}
 
+    def paused(self) -> dict[str, float]:
+        """Channels that take nothing for now, as their platforms asked, each with the seconds that are left."""
+        return self._pace.paused()
+
     async def _look(self, outbox: _Outbox) -> None:
         """Give each address with something due a lane, and set the timer for what is due later."""
         try:
@@ -227,6 +231,8 @@ class Deliverer:
 
     async def _failed(self, outbox: _Outbox, lane: _Lane, row: OutboundRow, trouble: Trouble) -> bool:
         now = datetime.now(UTC)
+        if (pause_s := channel_pause_s(trouble)) > 0 and lane.address is not None:
+            self._pace.pause(lane.address.channel_type, pause_s)
         decided = verdict(
             trouble,
             attempts=row.attempts,

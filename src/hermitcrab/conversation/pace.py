@@ -26,8 +26,20 @@ class Pace:
     def __init__(self, channels: Mapping[str, Channel], *, at_once: int = AT_ONCE) -> None:
         self._channels = channels
         self._at_once = {name: anyio.Semaphore(at_once) for name in channels}
+        self._paused_until: dict[str, float] = {}
         self._by_channel: dict[str, Bucket] = {}
         self._by_chat: dict[tuple[str, str], Bucket] = {}
+
+    def pause(self, channel_type: str, seconds: float) -> None:
+        """Send nothing more through that channel for so long. What is under way goes on."""
+        until = time.monotonic() + seconds
+        self._paused_until[channel_type] = max(until, self._paused_until.get(channel_type, until))
+
+    def paused(self) -> dict[str, float]:
+        """Seconds that are left of each pause."""
+        now = time.monotonic()
+        self._paused_until = {each: until for each, until in self._paused_until.items() if until > now}
+        return {each: until - now for each, until in self._paused_until.items()}
 
     @asynccontextmanager
     async def turn(self, address: Address | None) -> AsyncIterator[None]:
@@ -42,8 +54,13 @@ class Pace:
             self._forget_rested(rate)
         if (rate := channel.traits.rate) is not None:
             await self._wait(self._by_channel, channel.type, rate)
-        async with self._at_once[channel.type]:
-            yield
+        while True:
+            async with self._at_once[channel.type]:
+                # Only now: a pause may have begun while this waited for its place.
+                if (left_s := self.paused().get(channel.type)) is None:
+                    yield
+                    return
+            await anyio.sleep(left_s)
 
     async def _wait(self, buckets: dict[Key, Bucket], key: Key, rate: Rate) -> None:
         now = time.monotonic()

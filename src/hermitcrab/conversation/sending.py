@@ -168,7 +168,9 @@ class Sender:
             return Trouble(kind="nobody", reason=plain_reason(error.message))
         except ChannelError as error:
             kind: Literal["transient", "permanent"] = "transient" if error.transient else "permanent"
-            return Trouble(kind=kind, reason=plain_reason(error.message), retry_after_s=error.retry_after_s)
+            return Trouble(
+                kind=kind, reason=plain_reason(error.message), retry_after_s=error.retry_after_s, limits=error.limits
+            )
         except Exception as error:  # a channel is a plugin: whatever it raises costs this attempt
             log.exception("channel.broken", channel=channel.type, key=delivery.key)
             return Trouble(kind="broken", reason=plain_reason(f"the channel failed: {error!r}"))

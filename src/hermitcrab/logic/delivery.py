@@ -34,6 +34,8 @@ class Trouble:
     reason: str
     retry_after_s: float | None = None
     """What the platform asked for."""
+    limits: Literal["chat", "channel"] = "chat"
+    """For whom it asked that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,11 @@ def verdict(
             return Never(reason=f"{trouble.reason}; given up after {attempts} attempts in {_span(waited_s)}")
         case _:
             return Later(in_s=max(backoff.delay_s(attempts, jitter), _wished(trouble)), reason=trouble.reason)
+
+
+def channel_pause_s(trouble: Trouble) -> float:
+    """How long nothing more is to be sent through the whole channel: only for as long as its platform asked."""
+    return _wished(trouble) if trouble.kind == "transient" and trouble.limits == "channel" else 0.0
 
 
 def plain_reason(value: object) -> str:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import anyio
 
@@ -126,11 +127,16 @@ def refuses(reason: str = "the chat does not exist") -> Behaviour:
     return behave
 
 
-def is_busy(reason: str = "try again later", *, retry_after_s: float | None = None) -> Behaviour:
-    """For now."""
+def is_busy(
+    reason: str = "try again later",
+    *,
+    retry_after_s: float | None = None,
+    limits: Literal["chat", "channel"] = "chat",
+) -> Behaviour:
+    """For now: this chat, or the whole channel."""
 
     async def behave(_delivery: Delivery) -> str | None:
-        raise ChannelError(reason, transient=True, retry_after_s=retry_after_s)
+        raise ChannelError(reason, transient=True, retry_after_s=retry_after_s, limits=limits)
 
     return behave
 

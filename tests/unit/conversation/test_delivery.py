@@ -604,3 +604,61 @@ def _another_process() -> None:
 
     signature = mailbox.Mailbox.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
     signature["process"] = f"{signature['process']}+"
+
+
+async def test_a_limit_for_the_whole_channel_pauses_all_of_its_chats_and_no_other_channel(open_post: Any) -> None:
+    channel, other = fake(), fake("other")
+    channel.then(is_busy("slow down", retry_after_s=3600, limits="channel"))
+    async with open_post(channel, other) as post:
+        first, second, elsewhere = (
+            await post.session("a"),
+            await post.session("b"),
+            await post.session("c", channel="other"),
+        )
+        await post.say(first, "first")
+        post.deliverer.notify(first)
+
+        async def postponed() -> bool:
+            return (await post.row(first, "first")).reason == "slow down"
+
+        await post.eventually(postponed)
+        assert 3500 < post.deliverer.paused()["fake"] <= 3600
+        for session, key in ((second, "second"), (elsewhere, "third")):
+            await post.say(session, key)
+            post.deliverer.notify(session)
+        await other.until_shown(1)
+        assert list(post.deliverer.paused()) == ["fake"]
+        row = await post.row(second, "second")
+        # It waits before it counts as an attempt.
+        assert (row.delivery, row.attempts) == ("queued", 0)
+        assert len(channel.calls) == 1
+
+
+async def test_a_paused_channel_goes_on_by_itself_with_everything_in_order(open_post: Any) -> None:
+    channel = fake()
+    channel.then(is_busy(retry_after_s=0.2, limits="channel"))
+    async with open_post(channel) as post:
+        sessions = [await post.session(chat) for chat in ("a", "b")]
+        for session in sessions:
+            for number in range(2):
+                await post.say(session, f"{session.id}-{number}")
+            post.deliverer.notify(session)
+        await channel.until_shown(4)
+        for session, chat in zip(sessions, ("a", "b"), strict=True):
+            assert channel.texts(chat) == [f"{session.id}-0", f"{session.id}-1"]
+        assert post.deliverer.paused() == {}
+
+
+async def test_a_limit_for_one_chat_pauses_no_other(open_post: Any) -> None:
+    channel = fake()
+    channel.then(is_busy(retry_after_s=3600))
+    async with open_post(channel) as post:
+        first, second = await post.session("a"), await post.session("b")
+        await post.say(first, "first")
+        post.deliverer.notify(first)
+        await channel.until(lambda: len(channel.calls) == 1 and channel.under_way == 0)
+        await post.say(second, "second")
+        post.deliverer.notify(second)
+        await channel.until_shown(1)
+        assert channel.texts() == ["second"]
+        assert post.deliverer.paused() == {}

@@ -17,6 +17,7 @@ from hermitcrab.logic.delivery import (
     Later,
     Never,
     Trouble,
+    channel_pause_s,
     plain_platform_id,
     plain_reason,
     verdict,
@@ -117,3 +118,13 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     assert wait_s == 1.0
     assert not bucket.rested(rate, 100.0)
     assert bucket.rested(rate, 103.0)
+
+
+@pytest.mark.parametrize("kind", ["transient", "permanent", "uncertain", "broken", "nobody"])
+@pytest.mark.parametrize("wish_s", [None, 0.0, -5.0, 7.0, 1e9, float("nan"), float("inf")])
+def test_a_channel_is_paused_only_as_long_as_its_platform_asks_for_all_of_it(kind: Any, wish_s: float | None) -> None:
+    trouble = Trouble(kind=kind, reason="why", retry_after_s=wish_s, limits="channel")
+    pause_s = channel_pause_s(trouble)
+    assert 0 <= pause_s <= RETRY_AFTER_S_AT_MOST
+    assert (pause_s > 0) == (kind == "transient" and wish_s in {7.0, 1e9})
+    assert channel_pause_s(Trouble(kind=kind, reason="why", retry_after_s=wish_s)) == 0
