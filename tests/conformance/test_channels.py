@@ -18,10 +18,17 @@ from hermitcrab.testing.fake_channel import FakeChannel, refuses
 ALL = Shows(edits=True, reactions=True, cards=True, questions=True, files=True, text_length=100)
 
 
+ONE_EACH = {
+    name: Shows(**{name: True}, text_length=100) for name in ("edits", "reactions", "cards", "questions", "files")
+}
+PLATFORMS = {"everything": ALL, "words alone": Shows(), "short words": Shows(text_length=20), **ONE_EACH}
+
+
 class TestFakeChannel(ChannelConformance):
-    @pytest.fixture(params=["with keys", "without keys"])
+    @pytest.fixture(params=["with keys", "without keys", *PLATFORMS])
     def harness(self, request: pytest.FixtureRequest) -> ChannelHarness:
-        channel = FakeChannel(supports_idempotency=request.param == "with keys", traits=Traits(shows=ALL))
+        shows = PLATFORMS.get(request.param, ALL)
+        channel = FakeChannel(supports_idempotency=request.param != "without keys", traits=Traits(shows=shows))
         channel.always(refuses(), chat="nowhere")
         return ChannelHarness(
             channel=channel,

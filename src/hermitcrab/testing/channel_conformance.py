@@ -7,16 +7,19 @@ anyio's plugin.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from hermitcrab.channels.base import Channel, Delivery, Traits
+from hermitcrab.channels.base import Channel, Delivery, SentFile, Traits
 from hermitcrab.errors import ChannelError
 from hermitcrab.logic.kinds import checked
+from hermitcrab.logic.pieces import pieces
 from hermitcrab.model.messages import Address
 
 DEADLINE_S = 20.0
@@ -35,10 +38,19 @@ class ChannelHarness:
     """What people in `chat` see, oldest first: one item for each message."""
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "questions": {"type": "ask_question", "title": "Lunch", "question": "Where?", "options": ["here", "there"]},
-    "cards": {"type": "card", "card": {"title": "Build", "description": "It failed."}},
+EVERY_KIND: dict[str, dict[str, Any]] = {
+    "words": {"text": "some words"},
+    "markdown": {"markdown": "**some** words"},
+    "many words": {"text": "word " * 400},
+    "an edit": {"operation": "edit", "messageId": "first", "text": "better words"},
+    "a reaction": {"operation": "reaction", "messageId": "first", "emoji": "👍"},
+    "a question": {"type": "ask_question", "title": "Lunch", "question": "Where?", "options": ["here", "there"]},
+    "a card": {"type": "card", "card": {"title": "Build", "children": ["It failed."]}},
+    "a card with words of its own": {"type": "card", "card": {}, "fallbackText": "The build failed."},
+    "a file": {"text": "see", "files": ["notes.txt"]},
+    "a file alone": {"text": "", "files": ["notes.txt"]},
 }
+"""Everything that an agent can say, as it is kept."""
 
 
 class ChannelConformance:
@@ -87,14 +99,6 @@ class ChannelConformance:
             with anyio.fail_after(DEADLINE_S), contextlib.suppress(ChannelError):
                 await harness.channel.typing(address)
 
-    @pytest.mark.parametrize("trait", sorted(KINDS))
-    async def test_a_kind_that_it_says_it_has_is_shown(self, harness: ChannelHarness, trait: str) -> None:
-        if not getattr(harness.channel.traits.shows, trait):
-            pytest.skip(f"the channel has no {trait}: it is given words")
-        with anyio.fail_after(DEADLINE_S):
-            await harness.channel.deliver(self.delivery(harness, trait, KINDS[trait]))
-        assert len(harness.shown()) == 1
-
     async def test_edits_and_reactions_refer_to_what_was_shown(self, harness: ChannelHarness) -> None:
         shows = harness.channel.traits.shows
         with anyio.fail_after(DEADLINE_S):
@@ -110,6 +114,35 @@ class ChannelConformance:
                     made = self.delivery(harness, operation, content)
                     await harness.channel.deliver(replace(made, target=target))
         assert harness.shown()
+
+    @pytest.mark.parametrize("kind", sorted(EVERY_KIND))
+    async def test_whatever_an_agent_says_people_see_it_in_the_way_that_the_channel_can(
+        self, harness: ChannelHarness, kind: str, tmp_path: Path
+    ) -> None:
+        """As the host hands it over: in parts that are short enough, and in words where the channel lacks the kind."""
+        shows = harness.channel.traits.shows
+        with anyio.fail_after(DEADLINE_S):
+            target = await harness.channel.deliver(self.delivery(harness, "first"))
+            before = len(harness.shown())
+            (tmp_path / "handle").write_text("notes")
+            digest = hashlib.sha256(b"notes").hexdigest()
+            file = SentFile(name="notes.txt", path=tmp_path / "handle", bytes=5, sha256=digest)
+            parts = pieces(checked(EVERY_KIND[kind], "said"), shows)
+            for number, content in enumerate(parts):
+                made = self.delivery(harness, f"said#{number}")
+                refers = "operation" in content
+                await harness.channel.deliver(
+                    replace(
+                        made,
+                        content=content,
+                        target=target if refers else None,
+                        files=(file,) if "files" in content else (),
+                    )
+                )
+        assert parts
+        refer = {"an edit": shows.edits, "a reaction": shows.reactions}.get(kind, False)
+        # An edit or a reaction changes what is there, where the channel has such; all else is seen by itself.
+        assert refer or len(harness.shown()) >= before + len(parts)
 
     async def test_the_longest_text_that_it_takes_is_taken(self, harness: ChannelHarness) -> None:
         most = harness.channel.traits.shows.text_length or 5000
