@@ -17,6 +17,7 @@ import pytest
 
 from hermitcrab.containers.certificates import Certificate
 from hermitcrab.containers.materials import session_folders
+from hermitcrab.errors import EngineError
 from hermitcrab.model.ids import Generation
 from hermitcrab.selftest.daemons import docker_folders, dockerd
 from hermitcrab.selftest.leftovers import leftovers
@@ -59,6 +60,15 @@ def test_the_command_prints_one_object_and_says_by_its_exit_code_that_all_is_wel
     assert (found["ok"], found["messages"], found["lost"], found["orphans"]) == (True, 12, 0, 0)
     assert (found["minutes"], found["sessions"], found["faults"], found["files_growth"]) == (0, 2, {}, 0)
     assert found["memory_growth_mib"] <= found["tolerances"]["memory_mib"]
+
+
+async def test_an_engine_that_cannot_be_used_is_said_before_anything_is_tried(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HERMITCRAB__CONTAINERS__DOCKER_SOCKET", str(tmp_path / "none.sock"))
+    plan = Plan(engine="docker", seed=1, seconds=0, sessions=1, fault_every_s=1, pause_s=0.1)
+    phases: list[str] = []
+    with pytest.raises(EngineError, match="there is no socket"):
+        await run(plan, tell=lambda progress: phases.append(progress.phase))
+    assert phases == []
 
 
 async def test_a_host_with_defects_does_not_pass(tmp_path: Path, need_engine: NeedEngine, monkeypatch: Any) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import anyio
 
 from hermitcrab.app import open_engine
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.images import default_tag
 from hermitcrab.control.client import ControlClient
-from hermitcrab.errors import HermitcrabError
+from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.selftest.acts import Acts
 from hermitcrab.selftest.daemons import Daemon, own_daemon
 from hermitcrab.selftest.disk import small_disk
@@ -90,9 +91,19 @@ async def _prepared(plan: Plan, keep_log: Path | None) -> AsyncIterator[_Scratch
         async with Store.open(home.database) as store:
             engine = open_engine(home, settings, await store.write(installation.get_or_create))
         stack.push_async_callback(_clear, host, engine, daemon)
+        await _require(engine, settings.containers.image)
         scratch = _Scratch(home, settings, engine, host, Acts(host, engine, disk=disk, daemon=daemon, clock=clock))
         scratch.faults = Acts.possible(disk=disk, daemon=daemon) if plan.has_faults else []
         yield scratch
+
+
+async def _require(engine: Engine, image: str | None) -> None:
+    """Raises EngineError when the engine cannot be used, which no conversation need wait to find out."""
+    await engine.capabilities()
+    for finding in await engine.preflight():
+        if finding.level == "error":
+            raise EngineError(Failure.RUNTIME_UNAVAILABLE, f"{finding.subject}: {finding.text}", hint=finding.fix)
+    await engine.ensure_image(image if image or engine.name == "bubblewrap" else default_tag())
 
 
 async def _clear(host: HostProcess, engine: Engine, daemon: Daemon | None) -> None:
@@ -102,8 +113,10 @@ async def _clear(host: HostProcess, engine: Engine, daemon: Daemon | None) -> No
         try:
             if daemon is not None:
                 await daemon.start()  # It may have been ended a moment ago.
-            for view in await engine.containers():
-                await engine.remove(view.name)
+            # Where it cannot be asked, whoever ran the test hears so from what was to be tested.
+            with suppress(EngineError):
+                for view in await engine.containers():
+                    await engine.remove(view.name)
         finally:
             await engine.aclose()
 
