@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import structlog
 from anyio import to_thread
@@ -81,20 +82,30 @@ def write(path: Path, certificate: Certificate) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _KEPT_BYTES:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
         temporary = path.with_suffix(".new")
         temporary.write_text("".join(lines[len(lines) // 2 :]))
         temporary.replace(path)
     values = asdict(certificate)
     values["log"] = [line[:_LINE_CHARACTERS_AT_MOST] for line in certificate.log[-LOG_LINES:]]
-    with path.open("a") as file:
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    with path.open("ab+") as file:
+        # What a full disk or a crash cut short stays a line of its own, and spoils no other.
+        begun = "\n" if _is_cut_short(file) else ""
+        file.write(f"{begun}{json.dumps(values, ensure_ascii=False)}\n".encode(errors="backslashreplace"))
+
+
+def _is_cut_short(file: BinaryIO) -> bool:
+    """Whether the file's last line has no end."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def read(path: Path, *, last: int = 20) -> list[dict[str, Any]]:
     """The newest certificates, oldest first; a line that a crash cut short is passed over. Blocks."""
     try:
-        with path.open() as file:
+        with path.open(errors="replace") as file:
             lines = deque(file, maxlen=last)
     except FileNotFoundError:
         return []

@@ -51,6 +51,24 @@ async def test_a_certificate_is_kept_even_when_the_index_cannot_be_written(tmp_p
     assert [each["generation"] for each in certificates.read(path)] == [3]
 
 
+@pytest.mark.parametrize("kept", [1, 20, -3, -1])
+def test_what_was_cut_short_is_written_again_and_spoils_no_other(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "certificates.jsonl"
+    certificates.write(path, CERTIFICATE)
+    whole = path.read_bytes()
+    third = replace(CERTIFICATE, text="Wegen eines vollen Datenträgers.")
+    path.write_bytes(b"")
+    certificates.write(path, third)
+    # As a full disk leaves it: some of the line, perhaps half a letter, and no end.
+    path.write_bytes(path.read_bytes()[:kept])
+    certificates.write(path, third)
+    certificates.write(path, replace(CERTIFICATE, generation=Generation(4)))
+    assert [each["generation"] for each in certificates.read(path)] == [3, 4]
+    path.write_bytes(whole + whole[:60] + "ä".encode()[:1])
+    certificates.write(path, replace(CERTIFICATE, generation=Generation(4)))
+    assert [each["generation"] for each in certificates.read(path)] == [3, 4]
+
+
 def test_a_session_that_ends_for_ever_keeps_its_newest_certificates_in_a_bounded_file(tmp_path: Path) -> None:
     path = tmp_path / "certificates.jsonl"
     noisy = replace(CERTIFICATE, log=["x" * 10_000] * 100)
