@@ -12,6 +12,9 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.channels.base import Delivery
+from hermitcrab.model.container import Hardening
+from hermitcrab.model.container_config import ContainerConfig
+from hermitcrab.store import container_configs
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 from hermitcrab.testing.scripted_model import Script, ScriptedModel, fail, scripted_model, use_tool
 from hermitcrab.testing.scripted_model import say as words
@@ -66,23 +69,27 @@ async def test_claude_answers_and_the_key_is_added_on_the_way(
         assert any("Who are you?" in text for text in model.asked[0].texts)
 
 
+@pytest.mark.parametrize("hardening", ["standard", "strict"])
 async def test_a_tool_runs_inside_the_sandbox_and_cannot_see_the_key(
-    engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, hardening: Hardening, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = (
-        "id -u; grep -E 'CapEff|NoNewPrivs|^Seccomp:' /proc/self/status; pwd; touch made-by-the-agent;"
+        "id -u; echo files: $(ulimit -Hn); grep -E 'CapEff|NoNewPrivs|^Seccomp:' /proc/self/status; pwd; touch made-by-the-agent;"
         " env; cat /proc/*/environ | tr '\\0' '\\n'; cat /proc/*/cmdline | tr '\\0' ' ';"
         " (echo > /dev/tcp/192.0.2.1/443) 2>&1; ls /root 2>&1"
     )
     script = [use_tool("Bash", {"command": command, "description": "look around"}), words("I looked around.")]
     async with claude_on(tmp_path / "home", engine, options, script, monkeypatch) as (host, channel, model):
         group, address = await add_chat(host, "chat")
+        config = ContainerConfig(hardening=hardening)
+        await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
         receipt = await say(host, address, "one", "Look around.")
         _, delivery = await channel.answer_to(receipt.row_ids[0])
         assert delivery.content["text"] == "I looked around."
         (asked, with_result) = model.asked
         seen = "\n".join(with_result.texts)
         assert str(host.starter.uid) in seen.splitlines()
+        assert f"files: {1024 if hardening == 'strict' else 4096}" in seen
         assert "CapEff:\t0000000000000000" in seen
         assert "NoNewPrivs:\t1" in seen
         assert "Seccomp:\t2" in seen
