@@ -17,7 +17,7 @@ async def roundtrip(
     """From a message on disk to the channel called with the answer, on a live link, with the echo provider."""
     from hermitcrab_bench import roundtrip as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, messages=messages, sessions=sessions), json=json)
 
 
@@ -25,7 +25,7 @@ async def wake(*, engine: Engine = "bubblewrap", runs: int = 15, json: Json = Fa
     """From a message to the runner's hello, cold, interleaved with the engine's own create and start."""
     from hermitcrab_bench import wake as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, runs=runs), json=json)
 
 
@@ -33,7 +33,7 @@ async def idle(*, engine: Engine = "bubblewrap", sessions: int = 1000, json: Jso
     """What idle sessions cost a real host process: CPU, and memory over an empty one."""
     from hermitcrab_bench import idle as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
 
 
@@ -41,7 +41,7 @@ async def thaw(*, engine: Engine = "bubblewrap", runs: int = 30, sessions: int =
     """From a message to a frozen session until its thawed runner was handed it."""
     from hermitcrab_bench import thaw as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, runs=runs, sessions=sessions), json=json)
 
 
@@ -49,7 +49,7 @@ async def adopt(*, engine: Engine = "bubblewrap", sessions: int = 300, json: Jso
     """Kill a host with live containers; time until the next one has them all. 300 sandboxes take some 6 GB."""
     from hermitcrab_bench import adopt as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
 
 
@@ -57,7 +57,7 @@ async def storm(*, engine: Engine = "bubblewrap", wakes: int = 200, sessions: in
     """Wakes of one session at once from two hosts, then of many: duplicates, and how late the event loop gets."""
     from hermitcrab_bench import storm as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, wakes=wakes, sessions=sessions), json=json)
 
 
@@ -65,7 +65,7 @@ async def stop(*, engine: Engine = "bubblewrap", sessions: int = 300, json: Json
     """End many live containers together: time over the grace that each of them has. 300 sandboxes take some 6 GB."""
     from hermitcrab_bench import stop as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, sessions=sessions), json=json)
 
 
@@ -75,7 +75,7 @@ async def throughput(
     """Messages a second through live sessions that all talk at once, and how evenly they are served."""
     from hermitcrab_bench import throughput as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, sessions=sessions, messages=messages), json=json)
 
 
@@ -85,14 +85,17 @@ async def history(
     """Round trips in a session with many past messages, next to one with none."""
     from hermitcrab_bench import history as benchmark  # noqa: PLC0415
 
-    _configure_logs()
+    _become_a_host()
     _show(await benchmark.run(engine=engine, past=past, messages=messages), json=json)
 
 
-def _configure_logs() -> None:
+def _become_a_host() -> None:
+    """What `crab up` does before it opens the host that most benchmarks have in this process."""
     from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415
+    from hermitcrab.observe.pauses import forget_imports  # noqa: PLC0415
 
     configure_logs(level="warning")
+    forget_imports()
 
 
 def _show(result: dict[str, Any], *, json: bool) -> None:

@@ -18,6 +18,7 @@ from hermitcrab.cli.output import GivenHome
 from hermitcrab.control.methods import methods
 from hermitcrab.control.server import serving
 from hermitcrab.observe.logs import configure_logs
+from hermitcrab.observe.pauses import forget_imports
 from hermitcrab.settings.home import HomeLock
 from hermitcrab.settings.load import load
 
@@ -44,6 +45,7 @@ async def up(
     with HomeLock(home):
         settings = load(home.path, {"containers.engine": engine, "agents.provider": provider})
         configure_logs(level=settings.logs.level, format=settings.logs.format)
+        forget_imports()
         notify = os.environ.pop(NOTIFY_SOCKET, "")
         async with (
             open_host(home, settings, keep_containers=keep_containers) as host,
