@@ -34,6 +34,10 @@ class ConflictError(HermitcrabError):
     """It exists already, or somebody else was first."""
 
 
+class ClaimLostError(ConflictError):
+    """Another host has begun to start the session's container."""
+
+
 class NotAgreedError(HermitcrabError):
     """It needs the agreement of a person who was shown what it comes to."""
 

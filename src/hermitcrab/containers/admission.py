@@ -80,20 +80,25 @@ class Admission:
         if first is not None:
             self._turns[first.key].set()
 
-    def reason(self, slot: Slot) -> tuple[str, int] | None:
-        """Why it waits, and its place in the queue; None: it does not wait here."""
-        place = self._queue.places().get(slot.session.id)
-        if place is None:
-            return None
-        room = self._room()
+    def reasons(self) -> dict[SessionId, tuple[str, int]]:
+        """Why each of those that wait here does so, and its place in the queue. Costs by all that run and wait."""
+        places = self._queue.places()
+        room = self._room() if places else None
+        found = {}
+        for key, place in places.items():
+            slot = self._slots.get(SessionId(key))
+            if room is not None and slot is not None:
+                found[slot.session.id] = f"{self._lack(room, slot)}; place {place} of {len(places)}", place
+        return found
+
+    def _lack(self, room: Room, slot: Slot) -> str:
         match room.lack(self._memory_mb(slot)):
             case Lack.MEMORY:
-                why = f"waits for memory: {room.reserved_mb} of {room.budget_mb} MB are reserved, and all have work"
+                return f"waits for memory: {room.reserved_mb} of {room.budget_mb} MB are reserved, and all have work"
             case Lack.PLACE:
-                why = f"waits for a place: {room.running} containers run, and all have work"
+                return f"waits for a place: {room.running} containers run, and all have work"
             case _:
-                why = f"waits for its turn: {room.starting} are starting"
-        return f"{why}; place {place} of {len(self._queue)}", place
+                return f"waits for its turn: {room.starting} are starting"
 
     def view(self) -> AdmissionView:
         room = self._room()

@@ -38,9 +38,9 @@ class Retries:
         self._slots, self._background, self._mailboxes = slots, background, mailboxes
         self._ender, self._told, self._wake = ender, told, wake
 
-    def after_failure(self, slot: Slot) -> float:
-        """Seconds until the next attempt. Any earlier timer of the session does nothing any more."""
-        delay = retry.START.delay_s(slot.failures, random.random())  # noqa: S311
+    def after_failure(self, slot: Slot, *, at_least: int = 0) -> float:
+        """Seconds until the next attempt, as after so many failures. Any earlier timer of it does nothing any more."""
+        delay = retry.START.delay_s(max(slot.failures, at_least), random.random())  # noqa: S311
         slot.retry += 1
         self._background.spawn(self._retry_later, slot, slot.retry, delay)
         return delay

@@ -313,7 +313,8 @@ class ContainerRunner:
 
     def views(self) -> list[SessionView]:
         """Every session that has a container or wants one."""
-        return [self._view(slot) for slot in self._slots]
+        why_queued = self._waker.why_queued()
+        return [self._view(slot, why_queued) for slot in self._slots]
 
     def admission(self) -> AdmissionView:
         """How much room there is for containers."""
@@ -406,11 +407,11 @@ class ContainerRunner:
     async def _catch_up(self, slot: Slot) -> None:
         await self._waker.wake(slot.session)
 
-    def _view(self, slot: Slot) -> SessionView:
+    def _view(self, slot: Slot, why_queued: Callable[[Slot], tuple[str, int | None]]) -> SessionView:
         view = slot.view(engine=self._engine.name, unrealized=self._unrealized)
         if slot.life.phase is not Phase.QUEUED:
             return view
-        text, place = self._waker.why_queued(slot)
+        text, place = why_queued(slot)
         return replace(view, text=text, place=place)
 
     def _request_as_a_person(self, session: Session) -> None:

@@ -24,6 +24,7 @@ from hermitcrab.containers.slots import Slots
 from hermitcrab.containers.starting import Starter
 from hermitcrab.containers.stopping import CLEARED_WITHIN_S, Stopper
 from hermitcrab.errors import (
+    ClaimLostError,
     EngineError,
     Failure,
     HermitcrabError,
@@ -114,6 +115,8 @@ class Waker:
                 if outcome is None:
                     called_off = True
                     outcome = await self._called_off(slot)
+            except ClaimLostError as error:
+                outcome = await self._outrun(slot, error)
             except (HermitcrabError, OSError) as error:
                 outcome = await self._failed(slot, error)
             except Exception as error:  # the edge of one session's start: nothing of it may end the host
@@ -156,12 +159,16 @@ class Waker:
             self.last_timings[slot.session.id] = dict(slot.timings)
         return WakeOutcome(kind="started")
 
-    def why_queued(self, slot: Slot) -> tuple[str, int | None]:
-        """What it waits for before it may start, and its place in the queue."""
-        queued = self._admission.reason(slot)
-        if queued is not None:
-            return queued
-        return self._breakers.reason(self._starter.needs(slot), slot.session.id) or slot.text, None
+    def why_queued(self) -> Callable[[Slot], tuple[str, int | None]]:
+        """Tells of each slot what it waits for before it may start, and its place in the queue, as it is now."""
+        admission = self._admission.reasons()
+
+        def told(slot: Slot) -> tuple[str, int | None]:
+            if (queued := admission.get(slot.session.id)) is not None:
+                return queued
+            return self._breakers.reason(self._starter.needs(slot), slot.session.id) or slot.text, None
+
+        return told
 
     async def _called_off(self, slot: Slot) -> WakeOutcome:
         if slot.life.phase in STARTABLE:
@@ -198,6 +205,14 @@ class Waker:
             delay = self._retries.after_failure(slot)
         await isolated(self._tell_trouble, slot, text, 3 if may_retry else 1)
         return WakeOutcome(kind="failed", failure=failure, text=text, retry_in_s=delay)
+
+    async def _outrun(self, slot: Slot, error: ClaimLostError) -> WakeOutcome:
+        """Another host on this home was faster: no failure of the session's. What waits is looked at again soon."""
+        await self._reread(slot)
+        delay = self._retries.after_failure(slot, at_least=1)
+        slot.text = f"another host has begun to start it; looked at again in {delay:.1f} s"
+        log.info("container.claimed-elsewhere", session=slot.session.id, text=error.message)
+        return WakeOutcome(kind="waiting", text=slot.text, retry_in_s=delay)
 
     async def _reread(self, slot: Slot) -> None:
         """No claim, or none that is known of: the next attempt begins from what the store says."""

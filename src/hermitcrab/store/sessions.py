@@ -6,7 +6,7 @@ import sqlite3
 from sqlite3 import Connection
 from typing import Any
 
-from hermitcrab.errors import ConflictError, NotFoundError
+from hermitcrab.errors import ClaimLostError, ConflictError, NotFoundError
 from hermitcrab.model.ids import AgentGroupId, Generation, MessagingGroupId, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.store.clock import timestamp
@@ -103,7 +103,7 @@ def touch(connection: Connection, session_id: SessionId, at: str | None = None) 
 def claim(connection: Connection, session_id: SessionId, expected: Generation) -> Generation:
     """Begin the generation after `expected`, as the only one who does (law 2).
 
-    Raises ConflictError when the session is not at `expected` any more, NotFoundError when there is none.
+    Raises ClaimLostError when the session is not at `expected` any more, NotFoundError when there is none.
     """
     row = connection.execute(
         "UPDATE sessions SET generation = generation + 1, unsettled = unsettled + 1, last_active_at = ?"
@@ -115,7 +115,7 @@ def claim(connection: Connection, session_id: SessionId, expected: Generation) -
     found = by_id(connection, session_id)
     if found is None:
         raise NotFoundError(f"there is no session {session_id}")
-    raise ConflictError(f"session {session_id} is at generation {found.generation}, not at {expected}")
+    raise ClaimLostError(f"session {session_id} is at generation {found.generation}, not at {expected}")
 
 
 def unsettle(connection: Connection, session_id: SessionId) -> None:

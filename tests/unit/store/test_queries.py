@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermitcrab.errors import BadInputError, ConflictError, NotFoundError
+from hermitcrab.errors import BadInputError, ClaimLostError, ConflictError, NotFoundError
 from hermitcrab.model.groups import AgentGroup, Destination, MessagingGroup, Wiring
 from hermitcrab.model.ids import AgentGroupId, Generation, MessagingGroupId, SessionId, WiringId
 from hermitcrab.model.messages import Address
@@ -175,7 +175,7 @@ def test_sessions_come_in_pages_newest_first(connection: sqlite3.Connection) -> 
 def test_only_one_of_two_claims_on_a_generation_is_granted(connection: sqlite3.Connection) -> None:
     sessions.insert(connection, session("s1"))
     assert sessions.claim(connection, SessionId("s1"), Generation(0)) == 1
-    with pytest.raises(ConflictError, match="at generation 1, not at 0"):
+    with pytest.raises(ClaimLostError, match="at generation 1, not at 0"):
         sessions.claim(connection, SessionId("s1"), Generation(0))
     assert sessions.claim(connection, SessionId("s1"), Generation(1)) == 2
     with pytest.raises(NotFoundError):
