@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.app import Host
-from hermitcrab.channels.base import Delivery, Traits
+from hermitcrab.channels.base import Choice, Delivery, Traits
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
@@ -144,3 +144,45 @@ async def test_what_a_foreign_runner_sends_besides_text_reaches_the_channel(
         assert [each.name for each in file.files] == ["notes.txt"]
         assert (reaction.content["emoji"], reaction.target) == ("thumbs_up", "one")
         assert question.content["questionId"] == question.key.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("engine", "way"),
+    [("bubblewrap", "a button"), ("bubblewrap", "a number"), ("bubblewrap", "words"), ("podman", "a button")],
+)
+async def test_the_answer_to_a_foreign_runners_question_reaches_the_tool_that_waits(
+    engine: str, way: str, need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    async with host_on(tmp_path / "home", engine, **options(engine, need_engine)) as (host, channel):
+        seen: list[Delivery] = []
+        deliver = channel.deliver
+
+        async def record(delivery: Delivery) -> str | None:
+            seen.append(delivery)
+            return await deliver(delivery)
+
+        channel.deliver = record  # type: ignore[method-assign]
+        channel.traits = Traits(shows=Shows(questions=way == "a button"))
+        _, address = await foreign_chat(host, "chat")
+        await say(host, address, "one", "ask Shall I go on?")
+        with anyio.fail_after(60):
+            while not seen:
+                await channel.next_delivery()
+        if way == "a button":
+            receipt = await host.router.choose(Choice(key=seen[0].key, option="no", user_id="recording:2"))
+        else:
+            receipt = await say(host, address, "two", "2" if way == "a number" else "No!")
+        assert receipt.row_ids[0].startswith("qr-q-")
+        with anyio.fail_after(60):
+            while len(seen) < 2:
+                await channel.next_delivery()
+        assert seen[1].content["text"] == "chosen no"
+        session = await session_of(host, receipt.session_ids[0])
+
+        async def all_done() -> bool:
+            return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().pending)
+
+        await until(all_done)
+        row = await host.mailboxes.run(session, lambda mailbox: mailbox.inbound(receipt.row_ids[0]))
+        assert row is not None
+        assert row.status == "completed"

@@ -6,12 +6,10 @@ says of session, sender or routing is ignored: the session is the socket's, the 
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import anyio
 import structlog
 from anyio import to_thread
 
+from hermitcrab.containers.feeding import UNKNOWN, Feed, place_json
 from hermitcrab.containers.link import Connection
 from hermitcrab.containers.pulse import Pulse
 from hermitcrab.containers.saying import RefusedError, Sayings, code_of
@@ -28,21 +27,15 @@ from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
-from hermitcrab.model.messages import Address, InboundRow, OutboundRow
+from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import (
-    INBOUND_WINDOW,
-    MAX_INTEGER,
-    MAX_ROWS_IN_A_FRAME,
     MAX_STATE_BYTES,
     OLDEST_PROTOCOL,
     PROTOCOL,
 )
-
-_UNKNOWN = -10
-"""No seq follows this one: rows are numbered 2, 4, 6, ..."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,23 +70,7 @@ class Surroundings:
     """The session's own chat; None for a session that belongs to no chat."""
 
 
-@dataclass(slots=True)
-class _Flow:
-    connection: Connection | None = None
-    outstanding: dict[MessageId, InboundRow | None] = field(default_factory=dict)
-    """Pushed and not completed. None: held by a runner that was adopted, its row not read yet."""
-    last_seq: int = _UNKNOWN
-    """The greatest seq that was pushed on this connection."""
-    more_waits: bool = True
-    """Rows may be in the mailbox that were not pushed."""
-    taken: set[MessageId] = field(default_factory=set)
-    """Claimed and not completed."""
-    claimed: dict[str, list[MessageId]] = field(default_factory=dict)
-    """Turns that run, and are not on disk yet as such: only the count of tries depends on that."""
-    surroundings: Surroundings | None = None
-
-
-class Exchange:
+class Exchange(Feed):
     """Implements `link.LinkHandler` for one session and generation."""
 
     def __init__(
@@ -112,30 +89,15 @@ class Exchange:
 
         `careful`: hand it one row to answer after the other, so that it is known which of them ends it.
         """
-        self._careful = careful
-        self.session = session
-        self.generation = generation
+        super().__init__(session, generation, mailboxes=mailboxes, careful=careful)
         self.pulse = Pulse(clock)
-        self._mailboxes = mailboxes
         self._surroundings = surroundings
         self._outward = outward
-        self._flow = _Flow()
+        self._around: Surroundings | None = None
         self._uploads = Uploads(outbox, generation)
         self._sayings = Sayings(session, mailboxes, self._uploads, lambda: self._flow.outstanding)
-        self._pumping = anyio.Lock()
         self._greeted_before = False
-        self._on_wake_until = 0
-        """Words for a fresh container up to this seq are for the one of this exchange."""
         self._answers: dict[str, tuple[anyio.Event, list[frames.Answer]]] = {}
-
-    @property
-    def connected(self) -> bool:
-        return self._flow.connection is not None
-
-    @property
-    def outstanding(self) -> int:
-        """Rows that the runner has and has not completed."""
-        return len(self._flow.outstanding)
 
     def remind(self, reason: str) -> bool:
         """Tell the runner, once for each tool, that its turn is to be given up. False: it was told, or has no link."""
@@ -143,19 +105,6 @@ class Exchange:
             return False
         self.pulse.reminded = True
         return True
-
-    @property
-    def has_work(self) -> bool:
-        """Whether the runner has rows to work on, or may get some in a moment."""
-        flow = self._flow
-        return bool(flow.outstanding) or flow.more_waits or self._pumping.locked()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether rows may wait that could be pushed now: reading them failed."""
-        flow = self._flow
-        could = flow.connection is not None and len(flow.outstanding) < INBOUND_WINDOW
-        return could and flow.more_waits and not self._pumping.locked()
 
     # The link's side.
 
@@ -179,12 +128,12 @@ class Exchange:
         if flow.connection is not None:
             # The runner re-dials only when its old link is lost; one runner has one link.
             flow.connection.cut()
-        flow.connection, flow.surroundings = connection, surroundings
+        flow.connection, self._around = connection, surroundings
         # What a resuming runner still holds is outstanding; anything else that was pushed may be lost.
         held = set(hello.holds) if hello.resumes else set()
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
         flow.taken &= flow.outstanding.keys()
-        flow.last_seq, flow.more_waits = _UNKNOWN, True
+        flow.last_seq, flow.more_waits = UNKNOWN, True
         self.pulse.show("idle")
         if not connection.send(self._welcome(surroundings, state)):
             # The state is the agent's own. It may cost the session its memory, and never its next start.
@@ -203,7 +152,7 @@ class Exchange:
             config=surroundings.config,
             destinations=[_destination_json(each) for each in surroundings.destinations],
             state=dict(state),
-            routing=_place_json(surroundings.home_address) if surroundings.home_address else None,
+            routing=place_json(surroundings.home_address) if surroundings.home_address else None,
         )
 
     async def handle(self, frame: frames.Frame, connection: Connection) -> None:
@@ -243,85 +192,6 @@ class Exchange:
             self._outward.gone()
 
     # The host's side.
-
-    async def offer(self, row: InboundRow) -> None:
-        """A row was committed to the mailbox. Push it now if the link is up and everything before it was pushed."""
-        flow = self._flow
-        if flow.connection is None or row.id in flow.outstanding:
-            return
-        in_order = row.seq == flow.last_seq + 2 and not self._careful
-        if not in_order or flow.more_waits or self._pumping.locked() or len(flow.outstanding) >= INBOUND_WINDOW:
-            # Something came before it, or it was pushed and even completed already: the mailbox knows.
-            flow.more_waits = True
-            await self.pump()
-            return
-        self._push([row])
-
-    def rows_may_wait(self) -> None:
-        """Rows were committed while nothing could be pushed."""
-        self._flow.more_waits = True
-
-    async def pump(self) -> None:
-        """Push what waits in the mailbox, as far as the window allows."""
-        flow = self._flow
-        async with self._pumping:
-            while flow.connection is not None and flow.more_waits:
-                room = min(INBOUND_WINDOW - len(flow.outstanding), MAX_ROWS_IN_A_FRAME)
-                if room <= 0 or (
-                    self._careful and any(row is None or row.trigger for row in flow.outstanding.values())
-                ):
-                    return
-                waiting = functools.partial(
-                    Mailbox.pending,
-                    limit=room,
-                    excluding=frozenset(flow.outstanding),
-                    on_wake_until=self._on_wake_until,
-                    now=datetime.now(UTC),
-                )
-                flow.more_waits = False
-                try:
-                    rows = await self._mailboxes.run(self.session, waiting)
-                except BaseException:
-                    flow.more_waits = True  # Whoever comes next finds what was not read now.
-                    raise
-                rows = [row for row in rows if row.id not in flow.outstanding]
-                if rows and flow.connection is not None:
-                    whole = len(rows)
-                    if self._careful:
-                        rows = _up_to_one_that_triggers(rows)
-                    self._push(rows)
-                    flow.more_waits = flow.more_waits or whole == room or len(rows) < whole
-
-    def _push(self, rows: list[InboundRow]) -> None:
-        flow = self._flow
-        if flow.connection is None:
-            return
-        # A frame is bounded: what does not fit with others goes alone, which the limit on one message allows.
-        for row in rows:
-            flow.outstanding[row.id] = row
-            flow.last_seq = max(flow.last_seq, row.seq)
-            flow.connection.send(frames.Inbound(rows=[_row_json(row)]))
-        faults.point("link.pushed")
-
-    async def note_claims(self) -> None:
-        """Put on disk which rows the runner has in its turns.
-
-        Not done at the claim itself: most turns of a fast provider would be over before. When the container ends, this
-        is called before the rows are given back, so that the try counts.
-        """
-        claimed = self._flow.claimed
-        for turn, ids in list(claimed.items()):
-            await self._mailboxes.run(
-                self.session, functools.partial(Mailbox.claim, turn=turn, ids=ids, generation=self.generation)
-            )
-            claimed.pop(turn, None)
-
-    def note_suspect(self) -> None:
-        """The runner ended by itself and had claimed nothing: the first row that it was to answer counts as claimed."""
-        flow = self._flow
-        suspect = next((key for key, row in flow.outstanding.items() if row is not None and row.trigger), None)
-        if not flow.taken and suspect is not None:
-            flow.claimed[f"received-{suspect}"] = [suspect]
 
     async def ask(self, subject: str, arguments: dict[str, Any]) -> frames.Answer:
         """Ask the runner itself. Returns when it answers; the caller sets the deadline."""
@@ -397,7 +267,7 @@ class Exchange:
             await self.pump()
 
     async def _row(self, said: dict[str, Any]) -> OutboundRow:
-        surroundings = self._flow.surroundings
+        surroundings = self._around
         if surroundings is None:
             raise WireError("malformed", "nothing can be said before hello")
         return await self._sayings.row(said, surroundings.destinations, surroundings.home_address)
@@ -447,47 +317,6 @@ def _kept(mailbox: Mailbox, row: OutboundRow) -> OutboundRow | None:
     """The row as it is kept, now or since it was said before."""
     said = mailbox.append([row])
     return said[0] if said else mailbox.outbound(row.id)
-
-
-def _up_to_one_that_triggers(rows: list[InboundRow]) -> list[InboundRow]:
-    count = next((number for number, row in enumerate(rows, start=1) if row.trigger), len(rows))
-    return rows[:count]
-
-
-def _row_json(row: InboundRow) -> dict[str, Any]:
-    address = row.address
-    return {
-        "id": row.id,
-        "seq": row.seq,
-        "kind": row.kind,
-        "timestamp": row.timestamp,
-        "trigger": row.trigger,
-        "tries": row.tries,
-        "on_wake": row.on_wake,
-        "content": _with_plain_numbers(row.content),
-        **_place_json(address),
-    }
-
-
-def _place_json(address: Address | None) -> dict[str, Any]:
-    return {
-        "channel_type": address.channel_type if address else None,
-        "platform_id": address.platform_id if address else None,
-        "thread_id": address.thread_id if address else None,
-    }
-
-
-def _with_plain_numbers(value: Any) -> Any:
-    """Numbers beyond what the link takes become text: ids of some platforms are such numbers."""
-    match value:
-        case dict():
-            return {key: _with_plain_numbers(each) for key, each in value.items()}
-        case list():
-            return [_with_plain_numbers(each) for each in value]
-        case int() if abs(value) > MAX_INTEGER:
-            return str(value)
-        case _:
-            return value
 
 
 def _destination_json(destination: Destination) -> dict[str, Any]:
