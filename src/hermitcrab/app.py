@@ -43,7 +43,7 @@ from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.logic.liveness import AttentiveClock
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
-from hermitcrab.model.messages import Address
+from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
@@ -174,6 +174,9 @@ async def open_host(
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}
 
+        def ended(session: Session, row: OutboundRow) -> None:
+            runner.report(session, row)
+
         def at_rest(session: Session) -> None:
             runner.settle_soon(session)
 
@@ -184,6 +187,7 @@ async def open_host(
             settings.delivery,
             outbox_of=lambda session: session_folders(home, session).outbox,
             at_rest=at_rest,
+            ended=ended,
         )
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))

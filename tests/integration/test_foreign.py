@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.messages import Address
+from hermitcrab.model.sessions import Session
 from hermitcrab.store import container_configs
 from hermitcrab.testing import foreign_runner
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
@@ -186,3 +188,78 @@ async def test_the_answer_to_a_foreign_runners_question_reaches_the_tool_that_wa
         row = await host.mailboxes.run(session, lambda mailbox: mailbox.inbound(receipt.row_ids[0]))
         assert row is not None
         assert row.status == "completed"
+
+
+async def test_a_foreign_runner_learns_the_platforms_id_of_what_it_said(
+    need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        channel.traits = Traits(shows=Shows(edits=True))
+        edits: list[Delivery] = []
+        deliver = channel.deliver
+
+        async def record(delivery: Delivery) -> str | None:
+            await deliver(delivery)
+            if delivery.content.get("operation") == "edit":
+                edits.append(delivery)
+            return f"platform-{delivery.content['text']}"
+
+        channel.deliver = record  # type: ignore[method-assign]
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+        ids = await until_ids(host, {"platform-Echo: hello"})
+        assert len(ids) == 1
+        # Now it names the message as the platform does, and the host takes that for what it is.
+        await say(host, address, "two", "edit 3 better")
+        with anyio.fail_after(60):
+            while not edits:
+                await channel.next_delivery()
+        assert (edits[0].content["messageId"], edits[0].target) == ("platform-Echo: hello", "platform-Echo: hello")
+        await until_ids(host, {"platform-Echo: hello", "platform-better"})
+        # What arrives while there is no runner, the next one hears of at its start.
+        release = anyio.Event()
+
+        async def slow(delivery: Delivery) -> str | None:
+            await release.wait()
+            return await record(delivery)
+
+        channel.deliver = slow  # type: ignore[method-assign]
+        receipt = await say(host, address, "three", "late")
+        session = await session_of(host, receipt.session_ids[0])
+
+        async def answered() -> bool:
+            return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().pending)
+
+        await until(answered)
+        await host.runner.kill(session.id)
+        release.set()
+        await until_delivered(host, session)
+        assert await answer(host, channel, address, "four", "again") == "Echo: again"
+        await until_ids(host, {f"platform-{text}" for text in ("Echo: hello", "better", "Echo: late", "Echo: again")})
+
+
+async def until_ids(host: Host, wanted: set[str]) -> list[str]:
+    """Until the runner's own database has these ids of the platform's; it is read as the agent's tools read it."""
+    (path,) = host.home.sessions.glob("*/*/work/inbound.db")
+
+    async def found() -> list[str]:
+        def read() -> list[str]:
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            try:
+                query = "SELECT platform_message_id FROM delivered WHERE platform_message_id IS NOT NULL"
+                return [each for (each,) in connection.execute(query)]
+            finally:
+                connection.close()
+
+        ids = await to_thread.run_sync(read)
+        return ids if wanted <= set(ids) else []
+
+    return await until(found)
+
+
+async def until_delivered(host: Host, session: Session) -> None:
+    async def delivered() -> bool:
+        return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().undelivered)
+
+    await until(delivered)

@@ -37,6 +37,12 @@ from hermitcrab_wire.limits import (
     PROTOCOL,
 )
 
+REPORTED_AT_HELLO = 64
+"""Messages whose fate a runner hears at its hello, if it wants to."""
+
+ARRIVED = frozenset({"delivered", "confirmed"})
+ENDED = ARRIVED | {"failed", "refused", "unknown-after-crash"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -98,6 +104,8 @@ class Exchange(Feed):
         self._sayings = Sayings(session, mailboxes, self._uploads, lambda: self._flow.outstanding)
         self._greeted_before = False
         self._answers: dict[str, tuple[anyio.Event, list[frames.Answer]]] = {}
+        self._reports = False
+        """The runner wants to hear what became of what it said."""
 
     def remind(self, reason: str) -> bool:
         """Tell the runner, once for each tool, that its turn is to be given up. False: it was told, or has no link."""
@@ -140,6 +148,11 @@ class Exchange(Feed):
             log.error("state.does-not-fit", session=self.session.id, keys=len(state))
             connection.send(self._welcome(surroundings, {}))
         faults.point("link.welcomed")
+        self._reports = hello.reports
+        if hello.reports:
+            # What was delivered while there was no link, as far as anybody may still refer to it.
+            for row in await self._mailboxes.run(self.session, lambda mailbox: mailbox.newest_said(REPORTED_AT_HELLO)):
+                self.report(row)
         self._outward.ready(hello)
         await self.pump()
         return None
@@ -208,6 +221,14 @@ class Exchange(Feed):
         finally:
             del self._answers[key]
         return answer[0]
+
+    def report(self, row: OutboundRow) -> None:
+        """Tell the runner what became of something that it said, if it wants to know and it has ended."""
+        connection, ended = self._flow.connection, row.delivery in ENDED
+        if connection is None or not self._reports or not ended:
+            return
+        failed = None if row.delivery in ARRIVED else (row.reason or row.delivery)
+        connection.send(frames.Delivered(id=row.id, failed=failed, platform_id=row.platform_message_id))
 
     def cut(self) -> bool:
         """End the link that there is; the runner dials again. False: there is none."""

@@ -50,7 +50,7 @@ from hermitcrab.logic.spec import container_name
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerView
 from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, SessionId
-from hermitcrab.model.messages import InboundRow
+from hermitcrab.model.messages import InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
@@ -272,6 +272,12 @@ class ContainerRunner:
         if slot is None or slot.exchange is None or slot.life.phase is not Phase.READY:
             return False
         return slot.exchange.send(frames.Cancel(reason="a person asked for it"))
+
+    def report(self, session: Session, row: OutboundRow) -> None:
+        """What was said has arrived, or has ended otherwise: its runner may want to know. Returns at once."""
+        slot = self._slots.get(session.id)
+        if slot is not None and slot.exchange is not None:
+            slot.exchange.report(row)
 
     def reconnect(self, session_id: SessionId) -> bool:
         """Cut the runner's link; it dials again, and nothing is lost by it. False: there is none."""

@@ -12,7 +12,7 @@ import functools
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -84,11 +84,14 @@ class Deliverer:
         outbox_of: Callable[[Session], Path],
         backoff: Backoff = DELIVERY,
         at_rest: Callable[[Session], object] = lambda _session: None,
+        ended: Callable[[Session, OutboundRow], object] = lambda _session, _row: None,
     ) -> None:
         """`outbox_of`: where the files lie that a session's agent sends.
 
-        `at_rest`: told of a session of which nothing waits to be sent any more; it returns at once.
+        `at_rest`: told of a session of which nothing waits to be sent any more; `ended`: told what became of each
+        message. Both return at once.
         """
+        self._told_of_end = ended
         self._settings = settings or DeliverySettings()
         self._mailboxes, self._backoff, self._told_of_rest = mailboxes, backoff, at_rest
         self._pace = Pace(channels)
@@ -217,12 +220,14 @@ class Deliverer:
         match came_of_it:
             case Sent(platform_id):
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.delivered(row.id, platform_id))
+                self._told_of_end(session, replace(row, delivery="delivered", platform_message_id=platform_id))
                 await isolated(self._sender.forget_files, session, row)
                 faults.point("delivery.recorded")
                 return more
             case NotGranted(reason):
                 log.warning("delivery.refused", session=session.id, row=row.id, reason=reason)
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.refused(row.id, reason, tell=True))
+                self._told_of_end(session, replace(row, delivery="refused", reason=reason))
                 await isolated(self._sender.forget_files, session, row)
                 await self._tell(outbox.session)
                 return more
@@ -259,6 +264,7 @@ class Deliverer:
         more = await self._record(
             outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, None, tell=True)
         )
+        self._told_of_end(outbox.session, replace(row, delivery="failed", reason=decided.reason))
         await self._tell(outbox.session)
         return more
 

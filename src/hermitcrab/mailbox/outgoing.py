@@ -76,6 +76,11 @@ class Outgoing:
         with self._read_outbound():
             return outbound.by_id(self._out, row_id)
 
+    def newest_said(self, limit: int) -> list[OutboundRow]:
+        """The last things that were said, newest first, with what became of each."""
+        with self._read_outbound():
+            return outbound.newest(self._out, None, limit)
+
     # What becomes of it.
 
     def begin_delivery(self, row_id: MessageId) -> None:

@@ -56,6 +56,8 @@ class LinkSettings(NamedTuple):
     beat_s: float = BEAT_INTERVAL_S
     proof: Proof = Proof([], [])
     """Where it can write, told in each hello."""
+    reports: bool = False
+    """Whether it wants to hear what became of what it said."""
 
 
 class Link:
@@ -213,6 +215,7 @@ class Link:
             holds=self._holds(),
             writable=self._settings.proof.writable,
             unwritable=self._settings.proof.unwritable,
+            reports=self._settings.reports,
         )
 
     def _hear(self, line: bytes) -> frames.Refused | None:

@@ -16,6 +16,7 @@ The road of a message over the link:
                        <-          FileReady, FileStored
     Complete           ->                             the turn's last words and the rows that it answers, as one
                        <-          Completed          after the host's fsync
+                       <-          Delivered          what became of something said, to runners that want to know
 
 Every acknowledged frame may be repeated after a broken link: its id (or turn) makes the repeat harmless.
 """
@@ -106,6 +107,8 @@ class Hello(Frame):
     """Places where it tried to write before this hello, and could."""
     unwritable: list[Json] = []  # noqa: RUF012  # copied for each frame
     """Places where it could not: each {path, error}."""
+    reports: bool = False
+    """It wants to hear what became of what it said (`Delivered`)."""
 
 
 class Claim(Frame):
@@ -257,6 +260,17 @@ class Completed(Frame):
     turn: str
 
 
+class Delivered(Frame):
+    """What became of something that was said: it is with its platform, or it ended otherwise. May be repeated."""
+
+    type = "delivered"
+    id: str
+    failed: str | None = None
+    """Why it did not arrive."""
+    platform_id: str | None = None
+    """What the platform calls it, where it has ids."""
+
+
 class FileReady(Frame):
     """So much of a file the host has; the next chunk begins there. Answers a begin and each chunk."""
 
@@ -324,7 +338,20 @@ FROM_RUNNER: dict[str, type[Frame]] = {
 }
 FROM_HOST: dict[str, type[Frame]] = {
     each.type: each
-    for each in (Welcome, Inbound, Claimed, Committed, Completed, FileReady, FileStored, Refused, Ask, Cancel, Drain)
+    for each in (
+        Welcome,
+        Inbound,
+        Claimed,
+        Committed,
+        Completed,
+        Delivered,
+        FileReady,
+        FileStored,
+        Refused,
+        Ask,
+        Cancel,
+        Drain,
+    )
 }
 
 

@@ -102,6 +102,18 @@ class InboundFile:
                 (out_id, platform_id, status),
             )
 
+    def reported(self, out_id: str, platform_id: str | None, *, failed: bool) -> None:
+        """What became of a message later, on its platform. The runner names it by the platform's id from then on.
+
+        A message that this file does not know is passed over: its row went with old history.
+        """
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE delivered SET platform_message_id = coalesce(?, platform_message_id), status = ?"
+                " WHERE message_out_id = ?",
+                (platform_id, "failed" if failed else "delivered", out_id),
+            )
+
     def is_delivered(self, out_id: str) -> bool:
         found = self._connection.execute("SELECT 1 FROM delivered WHERE message_out_id = ?", (out_id,)).fetchone()
         return found is not None

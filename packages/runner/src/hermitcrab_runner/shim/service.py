@@ -156,6 +156,9 @@ class Shim:
             case frames.Committed():
                 if self._inbound is not None:
                     self._said.committed(item.id, self._inbound)
+            case frames.Delivered():
+                if self._inbound is not None:
+                    self._inbound.reported(item.id, item.platform_id, failed=item.failed is not None)
             case frames.FileReady():
                 self._said.file_ready(item)
             case frames.FileStored():
