@@ -28,6 +28,7 @@ from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.containers.slot import Told
 from hermitcrab.containers.starting import Starter
 from hermitcrab.containers.workspaces import Workspaces
+from hermitcrab.conversation.actions import Actions
 from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.conversation.delivery import Deliverer
 from hermitcrab.conversation.notices import Notices
@@ -189,6 +190,7 @@ async def open_host(
             at_rest=at_rest,
             ended=ended,
         )
+        actions = Actions(store, mailboxes, lambda: runner)
         notices = Notices(store, mailboxes, deliverer, channels)
         gateway = await stack.enter_async_context(Gateway(gateway_routes(settings), notify=notices.finding))
         uid, gid = container_ids(install)
@@ -245,6 +247,7 @@ async def open_host(
                 working=notices.working,
                 resting=notices.resting,
                 trouble=notices.trouble,
+                asked=actions.take,
             ),
         )
         archivist = Archivist(home=home, store=store, mailboxes=mailboxes, containers=runner, uid=uid, gid=gid)

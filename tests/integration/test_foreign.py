@@ -263,3 +263,40 @@ async def until_delivered(host: Host, session: Session) -> None:
         return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().undelivered)
 
     await until(delivered)
+
+
+async def test_a_foreign_agent_looks_things_up_and_changes_nothing(need_engine: NeedEngine, tmp_path: Path) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        group, address = await foreign_chat(host, "chat")
+        await add_chat(host, "secret-neighbour")
+        seen = await answer(host, channel, address, "one", "ncl groups list")
+        assert seen.startswith("ncl True")
+        assert group.id in seen
+        assert "secret-neighbour" not in seen
+        listed = await answer(host, channel, address, "two", "ncl sessions list")
+        assert host.runner.views()[0].session_id in listed
+        assert await answer(host, channel, address, "three", "ncl wirings list") == (
+            "ncl False this agent may look at its own group only"
+        )
+        refused = await answer(host, channel, address, "four", "ncl groups delete")
+        assert refused.startswith("ncl False groups-delete changes something; an administrator can do it")
+        # What is no command is answered with a note, which the agent reads as a message.
+        await say(host, address, "five", "schedule water the plants")
+        await say(host, address, "six", "install cowsay")
+        session = await session_of(host, host.runner.views()[0].session_id)
+
+        async def all_done() -> bool:
+            return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().pending)
+
+        await until(all_done)
+        (path,) = host.home.sessions.glob("*/*/work/inbound.db")
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            notes = [
+                text for (text,) in connection.execute("SELECT content FROM messages_in WHERE id LIKE 'sys-resp-%'")
+            ]
+        finally:
+            connection.close()
+        assert any("this host has no scheduler yet" in each for each in notes)
+        assert any("packages need somebody's consent" in each for each in notes)

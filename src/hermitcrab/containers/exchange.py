@@ -37,6 +37,9 @@ from hermitcrab_wire.limits import (
     PROTOCOL,
 )
 
+REQUEST = "system"
+"""The kind of what an agent says to the host, and to no chat."""
+
 REPORTED_AT_HELLO = 64
 """Messages whose fate a runner hears at its hello, if it wants to."""
 
@@ -58,6 +61,8 @@ class Outward:
     """Rows wait for delivery."""
     working: Callable[[], None]
     """A turn began or goes on; its chat may show that somebody is writing."""
+    asked: Callable[[dict[str, Any]], Awaitable[None]] | None = None
+    """The agent asks something of the host. Raises RefusedError when it does not get it. None: it never does."""
     farewell: Callable[[str], None]
     """The runner is about to end by its own will."""
     offended: Callable[[str], None]
@@ -258,6 +263,10 @@ class Exchange(Feed):
 
     async def _out(self, frame: frames.Out, connection: Connection) -> None:
         try:
+            if frame.kind == REQUEST and self._outward.asked is not None:
+                await self._outward.asked(frame.content)
+                connection.send(frames.Committed(id=frame.id))
+                return
             row = await self._row(frame.to_json())
             kept = await self._mailboxes.run(self.session, lambda mailbox: _kept(mailbox, row))
         except (RefusedError, ConflictError, BadInputError) as error:

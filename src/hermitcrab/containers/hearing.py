@@ -77,6 +77,7 @@ class Hearing:
             ready=ready,
             said=said,
             working=working,
+            asked=partial(self._told.asked, session),
             farewell=farewell,
             offended=offended,
             gone=gone,

@@ -105,6 +105,8 @@ class Told:
     resting: Callable[[Session], None]
     trouble: Callable[[Session, str], Awaitable[None]]
     """One sentence for the session's chat."""
+    asked: Callable[[Session, dict[str, Any]], Awaitable[None]]
+    """An agent asks something of the host. Raises RefusedError when it does not get it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
