@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from hermitcrab.containers.certificates import Certificate
@@ -20,6 +22,7 @@ from hermitcrab.containers.materials import session_folders
 from hermitcrab.errors import EngineError
 from hermitcrab.model.ids import Generation
 from hermitcrab.selftest.daemons import docker_folders, dockerd
+from hermitcrab.selftest.disk import fill_disk, small_disk
 from hermitcrab.selftest.leftovers import leftovers
 from hermitcrab.selftest.outcome import Plan, Progress
 from hermitcrab.selftest.run import run
@@ -124,6 +127,17 @@ def test_one_that_is_asked_to_end_leaves_nothing(tmp_path: Path, need_engine: Ne
             assert needle not in (process / "cmdline").read_bytes() + (process / "mountinfo").read_bytes()
         except OSError:
             continue  # It ended meanwhile.
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+async def test_a_disk_that_is_being_filled_when_the_test_is_ended_is_free_again(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        assert disk is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fill_disk, disk, 60)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert list(disk.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("dockerd") is None, reason="needs root and dockerd")

@@ -49,8 +49,8 @@ async def fill_disk(disk: Path, seconds: float) -> None:
                 except OSError:
                     block = block[: len(block) // 2]
 
-    await to_thread.run_sync(fill)
     try:
+        await to_thread.run_sync(fill)
         await anyio.sleep(seconds)
     finally:
-        ballast.unlink()
+        ballast.unlink(missing_ok=True)

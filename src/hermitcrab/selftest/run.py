@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.images import default_tag
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.selftest.acts import Acts
 from hermitcrab.selftest.daemons import Daemon, own_daemon
 from hermitcrab.selftest.disk import small_disk
@@ -110,15 +111,15 @@ async def _clear(host: HostProcess, engine: Engine, daemon: Daemon | None) -> No
     """What a test that failed or was broken off has left must not stay on the machine."""
     with anyio.CancelScope(shield=True):
         await host.kill()
+        if daemon is not None:
+            await isolated(daemon.start)  # It may have been ended a moment ago.
         try:
-            if daemon is not None:
-                await daemon.start()  # It may have been ended a moment ago.
-            # Where it cannot be asked, whoever ran the test hears so from what was to be tested.
-            with suppress(EngineError):
-                for view in await engine.containers():
-                    await engine.remove(view.name)
-        finally:
-            await engine.aclose()
+            left = await engine.containers()
+        except EngineError:
+            left = []  # Whoever ran the test hears from the test itself that it cannot be asked.
+        for view in left:
+            await isolated(engine.remove, view.name)
+        await engine.aclose()
 
 
 class _Test:
