@@ -14,10 +14,11 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.channels.base import Choice, Delivery, Traits
+from hermitcrab.errors import ChannelError
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.messages import Address
 from hermitcrab.store import sessions
-from hermitcrab.testing.scratch import add_chat, host_on, say
+from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say
 
 NeedEngine = Callable[[str], Mapping[str, str]]
 
@@ -30,8 +31,8 @@ ASK = {"title": "Lunch", "question": "Where?", "options": ["here", {"label": "At
 class Chat:
     """A chat with the echo agent, and everything that people see in it."""
 
-    def __init__(self, host: Host, address: Address, folder: Path) -> None:
-        self.host, self.address, self.folder = host, address, folder
+    def __init__(self, host: Host, channel: RecordingChannel, address: Address, folder: Path) -> None:
+        self.host, self.channel, self.address, self.folder = host, channel, address, folder
         self.seen: list[Delivery] = []
         self._changed = anyio.Event()
 
@@ -60,10 +61,10 @@ class Chat:
 
 @asynccontextmanager
 async def chat_on(home: Path, shows: Shows) -> AsyncIterator[Chat]:
-    async with host_on(home, "bubblewrap") as (host, channel):
+    async with host_on(home, "bubblewrap", drain_within_s=0.2) as (host, channel):
         channel.traits = Traits(shows=shows)
         group, address = await add_chat(host, "chat")
-        chat = Chat(host, address, host.home.groups / group.folder)
+        chat = Chat(host, channel, address, host.home.groups / group.folder)
         channel.deliver = chat.deliver  # type: ignore[method-assign]
         yield chat
 
@@ -161,3 +162,19 @@ async def test_a_question_that_outlives_its_container_is_answered_all_the_same(
         # The next container asks again under the same key, which nobody sees twice, and finds the answer here.
         assert answer.content["text"].endswith("sea")
         assert len(chat.seen) == 2
+
+
+async def test_a_question_that_its_chat_refuses_is_an_error_at_once(need_engine: NeedEngine, tmp_path: Path) -> None:
+    need_engine("bubblewrap")
+    async with chat_on(tmp_path / "home", EVERYTHING) as chat:
+        take = chat.deliver
+
+        async def refuse(delivery: Delivery) -> str | None:
+            if delivery.content.get("type") == "ask_question":
+                raise ChannelError("buttons are forbidden here", transient=False)
+            return await take(delivery)
+
+        chat.channel.deliver = refuse  # type: ignore[method-assign]
+        await chat.tell("one", ("ask_user_question", ASK))
+        answer = await chat.until(1)
+        assert answer.content["text"] == "Echo: Error: the question did not arrive: buttons are forbidden here"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio import to_thread
 from prompt_toolkit import PromptSession, print_formatted_text
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -74,7 +76,8 @@ class Conversation:
         self._unsent += 1
         try:
             words, paths = split_file(text)
-            with opened(paths, self._home) as files:
+            with ExitStack() as stack:
+                files = await to_thread.run_sync(stack.enter_context, opened(paths, self._home))
                 await self._terminal.send(words, files)
             self._unsent -= 1
             if paths:

@@ -44,7 +44,7 @@ REPORTED_AT_HELLO = 64
 """Messages whose fate a runner hears at its hello, if it wants to."""
 
 ARRIVED = frozenset({"delivered", "confirmed"})
-ENDED = ARRIVED | {"failed", "refused", "unknown-after-crash"}
+BADLY = frozenset({"failed", "refused", "unknown-after-crash"})
 
 log = structlog.get_logger(__name__)
 
@@ -109,8 +109,8 @@ class Exchange(Feed):
         self._sayings = Sayings(session, mailboxes, self._uploads, lambda: self._flow.outstanding)
         self._greeted_before = False
         self._answers: dict[str, tuple[anyio.Event, list[frames.Answer]]] = {}
-        self._reports = False
-        """The runner wants to hear what became of what it said."""
+        self._reports = ""
+        """Of which ends of what it said the runner wants to hear."""
 
     def remind(self, reason: str) -> bool:
         """Tell the runner, once for each tool, that its turn is to be given up. False: it was told, or has no link."""
@@ -154,7 +154,7 @@ class Exchange(Feed):
             connection.send(self._welcome(surroundings, {}))
         faults.point("link.welcomed")
         self._reports = hello.reports
-        if hello.reports:
+        if hello.reports == "all":
             # What was delivered while there was no link, as far as anybody may still refer to it.
             for row in await self._mailboxes.run(self.session, lambda mailbox: mailbox.newest_said(REPORTED_AT_HELLO)):
                 self.report(row)
@@ -229,11 +229,11 @@ class Exchange(Feed):
 
     def report(self, row: OutboundRow) -> None:
         """Tell the runner what became of something that it said, if it wants to know and it has ended."""
-        connection, ended = self._flow.connection, row.delivery in ENDED
-        if connection is None or not self._reports or not ended:
-            return
-        failed = None if row.delivery in ARRIVED else (row.reason or row.delivery)
-        connection.send(frames.Delivered(id=row.id, failed=failed, platform_id=row.platform_message_id))
+        connection, arrived = self._flow.connection, row.delivery in ARRIVED
+        wanted = {"all": ARRIVED | BADLY, "failed": BADLY}.get(self._reports, frozenset())
+        if connection is not None and row.delivery in wanted:
+            failed = None if arrived else (row.reason or row.delivery)
+            connection.send(frames.Delivered(id=row.id, failed=failed, platform_id=row.platform_message_id))
 
     def cut(self) -> bool:
         """End the link that there is; the runner dials again. False: there is none."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import anyio
+import structlog
 
 from hermitcrab.channels.base import Choice, Receipt
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.logic.answers import Answers, Late, Question, answer_in, may_answer
+from hermitcrab.errors import HermitcrabError
+from hermitcrab.logic.answers import Answers, Late, Question, answer_in, may_answer, open_for_s
 from hermitcrab.logic.kinds import chosen
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -24,8 +27,13 @@ from hermitcrab.store.questions import AskedQuestion
 LAST_WORDS = 16
 """Newest messages of a session among which an agent's last word is looked for."""
 
+QUESTIONS_AT_MOST = 64
+"""Newest things said of a session that came from elsewhere, among which open questions are looked for."""
+
 SHOWN = frozenset({"sending", "delivered", "confirmed", "unknown-after-crash"})
 """States of a question that somebody may have seen."""
+
+log = structlog.get_logger(__name__)
 
 _WHY_NOT = {
     "answered": "has been answered already",
@@ -81,7 +89,12 @@ class Answering:
         candidates: list[tuple[Session, OutboundRow]] = []
         seen: list[Question] = []
         for each in looked_at:
-            looked = await self._look(each, message.id, keys)
+            try:
+                looked = await self._look(each, message.id, keys)
+            except HermitcrabError as error:
+                # A mailbox that cannot be read keeps nobody from talking to the other agents of the chat.
+                log.error("question.unreadable", session=each.session_id, text=error.message)
+                continue
             if isinstance(looked, Receipt):
                 return looked
             if looked is not None:
@@ -185,6 +198,26 @@ class Answering:
         await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
         await self._mailboxes.run(session, lambda mailbox: mailbox.append([notice]))
         self._said(session)
+
+
+async def open_again(store: Store, mailboxes: Mailboxes, session: Session) -> None:
+    """Let people answer what a session has asked that came from another home. The time of each begins anew."""
+
+    def unanswered(mailbox: Mailbox) -> list[OutboundRow]:
+        return [
+            row
+            for row in reversed(mailbox.newest_said(QUESTIONS_AT_MOST))
+            if row.content.get("type") == "ask_question"
+            and row.delivery in SHOWN
+            and mailbox.inbound(_answer_row(row.id)) is None
+        ]
+
+    for row in await mailboxes.run(session, unanswered):
+        if row.address is not None:
+            open_s = open_for_s(row.content)
+            await store.write(
+                partial(questions.ask, session_id=session.id, message_id=row.id, address=row.address, open_s=open_s)
+            )
 
 
 def _answer_row(question_id: str) -> MessageId:

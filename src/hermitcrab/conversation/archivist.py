@@ -25,6 +25,7 @@ from anyio import to_thread
 from hermitcrab import __version__
 from hermitcrab.containers import certificates, trees
 from hermitcrab.containers.materials import PLACES, SessionFolders, session_folders
+from hermitcrab.conversation.answering import open_again
 from hermitcrab.conversation.archive import HOST_WRITTEN, TREES, About, ArchiveReader, ArchiveWriter
 from hermitcrab.errors import BadInputError, ConflictError, NotFoundError
 from hermitcrab.mailbox import copies
@@ -176,6 +177,7 @@ class Archivist:
             read = partial(_read, path, SessionFolders(root=coming), self._uid, self._gid, go_on)
             rows, entries = await to_thread.run_sync(read)
             await self._move_in(session, coming, folders.root, token)
+            await open_again(self._store, self._mailboxes, session)
         finally:
             await to_thread.run_sync(_throw_away, coming)
         log.info("session.imported", session=session.id, group=group.folder, go_on=go_on)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from hermitcrab.cli import terminal as terminal_module
+from hermitcrab.cli.files import opened
 from hermitcrab.cli.terminal import Terminal
 from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit, Method, serving
@@ -33,6 +36,10 @@ class FakeHost:
     deaf: bool = False
     """Goes away without an answer to what is sent to it."""
     lose_acknowledgements: bool = False
+    files: dict[str, bytearray] = field(default_factory=dict)
+    forget_files_at: int | None = None
+    """After so many bytes of a file it dies, and the next host has nothing of it."""
+    got: dict[str, bytes] = field(default_factory=dict)
     _news: anyio.Event = field(default_factory=anyio.Event)
     _scope: anyio.CancelScope | None = None
 
@@ -53,13 +60,14 @@ class FakeHost:
         return {
             "chat.attach": self.attach,
             "chat.ack": self.ack,
+            "chat.upload": self.upload,
             "chat.send": self.send,
             "chat.answers": self.answers,
         }
 
-    def say(self, key: str, text: str, *, to: str | None = None, notice: bool = False) -> None:
+    def say(self, key: str, text: str, *, to: str | None = None, notice: bool = False, **more: Any) -> None:
         content = {"text": text, **({"notice": True} if notice else {})}
-        self.said.append({"key": key, "message_kind": "chat", "content": content, "in_reply_to": to})
+        self.said.append({"key": key, "message_kind": "chat", "content": content, "in_reply_to": to, **more})
         self._news.set()
         self._news = anyio.Event()
 
@@ -83,10 +91,27 @@ class FakeHost:
         self.shown.add(params.text("key"))
         return {"acknowledged": True}
 
+    async def upload(self, params: Params, _emit: Emit) -> Json:
+        part = base64.b64decode(params.optional_text("data") or "")
+        received = self.files.setdefault(params.text("id"), bytearray())
+        if self.forget_files_at is not None and len(received) >= self.forget_files_at:
+            self.forget_files_at = None
+            self.files.clear()
+            self.stop()
+            await anyio.sleep_forever()
+        if params.integer("offset", default=0, least=0, most=10**9) == len(received):
+            received += part
+        return {"received": len(received)}
+
     async def send(self, params: Params, _emit: Emit) -> Json:
         self.sends += 1
         message_id = params.text("id")
-        self.taken.setdefault(message_id, params.text("text"))
+        for each in params.objects("files", most=10):
+            key = each.text("id")
+            if hashlib.sha256(self.files.get(key, b"")).hexdigest() != each.text("sha256"):
+                raise NotFoundError("A file of this message is not here.")
+            self.got[each.text("name")] = bytes(self.files[key])
+        self.taken.setdefault(message_id, params.optional_text("text") or "")
         if self.deaf:
             self.stop()
             await anyio.sleep_forever()
@@ -258,3 +283,51 @@ async def test_without_a_host_at_the_beginning_nobody_waits(home: Home) -> None:
 async def test_an_unknown_group_ends_it(home: Home) -> None:
     with pytest.raises(NotFoundError):
         await attach(home, "other", FakeHost(home))
+
+
+async def test_a_file_is_sent_whole_though_the_host_goes_away_in_the_middle(home: Home, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4000
+    (tmp_path / "report.pdf").write_bytes(data)
+    (tmp_path / "empty").touch()
+    host = FakeHost(home, forget_files_at=300_000)
+    async with at_the_terminal(host) as (person, tasks):
+
+        async def come_back() -> None:
+            with anyio.fail_after(10):
+                while host.forget_files_at is not None:  # noqa: ASYNC110
+                    await anyio.sleep(0.001)
+            await host.start(tasks)
+
+        tasks.start_soon(come_back)
+        with opened([str(tmp_path / "report.pdf"), str(tmp_path / "empty")], home) as files, anyio.fail_after(20):
+            await person.terminal.send("see", files)
+    assert host.got == {"report.pdf": data, "empty": b""}
+    assert list(host.taken.values()) == ["see"]
+
+
+async def test_a_file_that_cannot_be_saved_is_said_and_its_message_comes_again(home: Home, tmp_path: Path) -> None:
+    source = tmp_path / "handle"
+    source.write_bytes(b"data")
+    file = {"name": "a.txt", "path": str(source), "bytes": 4, "sha256": hashlib.sha256(b"data").hexdigest()}
+    home.received.mkdir()
+    (home.received / "main").write_text("in the way")
+    host, troubles = FakeHost(home), list[str]()
+    async with at_the_terminal(host) as (person, tasks):
+        person.terminal._trouble = troubles.append
+        host.say("out-1", "see", files=[file])
+        with anyio.fail_after(10):
+            while not troubles:  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        assert person.shown == []
+        assert host.shown == set()
+        (home.received / "main").unlink()
+        # The delivery is tried again, here by a host that has started anew.
+        host.stop()
+        await host.start(tasks)
+        await person.until_shown(1)
+        assert person.terminal.words({"key": "out-1", "content": {"text": "see", "files": ["a.txt"]}}) == (
+            f"see\n[file: a.txt → {home.received / 'main' / 'a.txt'}]"
+        )
+    assert len(troubles) == 1
+    assert "could not be saved" in troubles[0]
+    assert (home.received / "main" / "a.txt").read_bytes() == b"data"

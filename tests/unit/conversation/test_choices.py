@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from hermitcrab.channels.base import Choice, Traits
 from hermitcrab.containers.runner import ContainerRunner
+from hermitcrab.conversation.answering import open_again
 from hermitcrab.conversation.router import Router
 from hermitcrab.logic.kinds import checked
 from hermitcrab.logic.pieces import Shows
@@ -214,3 +215,32 @@ async def test_a_question_in_another_chat_than_the_sessions_own_is_answered_ther
         await post.until(session, "q1", "delivered")
         receipt = await router(post, runner).receive(typed("here", chat="b"))
         assert (receipt.session_ids, receipt.row_ids) == ((session.id,), ("qr-q1",))
+
+
+async def test_a_question_that_came_with_its_session_from_another_home_can_be_answered(open_post: Any) -> None:
+    runner = FakeRunner()
+    async with open_post(FakeChannel()) as post:
+        session = await post.session("a")
+        for key in ("q1", "q2"):
+            await ask(post, session, key)
+        host = router(post, runner)
+        await host.receive(typed("here", "m1"))
+        # The other home's list of questions did not come along.
+        await post.store.write(lambda connection: connection.execute("DELETE FROM questions"))
+        await open_again(post.store, post.mailboxes, session)
+        assert (await host.receive(typed("there", "m2"))).row_ids == ("qr-q2",)
+        assert (await host.receive(typed("there", "m3"))).row_ids == ("m3",)
+
+
+async def test_a_question_in_a_mailbox_that_cannot_be_read_stops_nobody(open_post: Any) -> None:
+    async with open_post(FakeChannel()) as post:
+        session, _ = await post.session("a"), await post.session("b")
+        await post.store.write(
+            lambda connection: destinations.insert(connection, post.group.id, "b", "channel", "mg-fake-b")
+        )
+        address = Address(channel_type="fake", platform_id="b")
+        await post.say(session, "q1", kind="chat-sdk", content=checked(QUESTION, "q1"), address=address)
+        post.deliverer.notify(session)
+        await post.until(session, "q1", "delivered")
+        await post.mailboxes.withhold(session.id, "it is being moved")
+        assert (await router(post, FakeRunner()).receive(typed("here", chat="b"))).row_ids == ("m1",)

@@ -222,3 +222,15 @@ keys = st.sampled_from(sorted({key for tool in TOOLS for key in tool.schema["pro
 def test_whatever_a_model_gives_a_call_is_carried_out_or_says_why(name: str, arguments: Mapping[str, Any]) -> None:
     with contextlib.suppress(InvalidError):
         assert isinstance(request_of(name, arguments, ("main",), "/nowhere"), Request)
+
+
+def test_a_question_that_does_not_arrive_is_not_waited_for() -> None:
+    calls = Calls()
+    question = calls.use("ask_user_question", **OPTIONS)
+    assert question is not None
+    calls.commit(question)
+    calls.play.loop.handle(frames.Delivered(id=question.id, platform_id="p"))
+    assert calls.replies == []
+    calls.play.loop.handle(frames.Delivered(id=question.id, failed="the chat does not exist"))
+    assert calls.replies == [("Error: the question did not arrive: the chat does not exist", True)]
+    calls.play.loop.handle(frames.Delivered(id="nothing", failed="x"))

@@ -56,8 +56,8 @@ class LinkSettings(NamedTuple):
     beat_s: float = BEAT_INTERVAL_S
     proof: Proof = Proof([], [])
     """Where it can write, told in each hello."""
-    reports: bool = False
-    """Whether it wants to hear what became of what it said."""
+    reports: str = "failed"
+    """Of which ends of what it said it wants to hear."""
 
 
 class Link:

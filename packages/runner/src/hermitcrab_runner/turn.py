@@ -91,6 +91,8 @@ class TurnLoop:
                 self._finishing.completed(item.turn)
             case frames.Committed():
                 self._desk.committed(item)
+            case frames.Delivered():
+                self._desk.delivered(item)
             case frames.Refused():
                 self._refused(item)
             case frames.Welcome():

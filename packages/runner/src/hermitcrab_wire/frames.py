@@ -107,8 +107,8 @@ class Hello(Frame):
     """Places where it tried to write before this hello, and could."""
     unwritable: list[Json] = []  # noqa: RUF012  # copied for each frame
     """Places where it could not: each {path, error}."""
-    reports: bool = False
-    """It wants to hear what became of what it said (`Delivered`)."""
+    reports: str = ""
+    """Of which ends of what it said it wants to hear (`Delivered`): all, failed, or none."""
 
 
 class Claim(Frame):

@@ -28,7 +28,7 @@ def main(born_at_s: float, arguments: Sequence[str], environment: Mapping[str, s
         note("misconfigured", reason=USAGE)
         return runner.EXIT_MISCONFIGURED
     try:
-        settings = runner.link_settings(environment, born_at_s)._replace(reports=True)
+        settings = runner.link_settings(environment, born_at_s)._replace(reports="all")
     except runner.MisconfiguredError as error:
         note("misconfigured", reason=error)
         return runner.EXIT_MISCONFIGURED

@@ -60,6 +60,11 @@ class Desk:
             number = str(frame.seq if frame.seq is not None else frame.id)
             waiting.call.answer(waiting.request.reply.replace("{id}", number, 1), False)
 
+    def delivered(self, frame: frames.Delivered) -> None:
+        """What became of something said. A question that nobody will see is not waited for."""
+        if frame.failed is not None and (waiting := self._waiting.pop(frame.id, None)) is not None:
+            waiting.call.answer(f"Error: the question did not arrive: {frame.failed}", True)
+
     def refused(self, frame: frames.Refused) -> bool:
         """Whether it was a tool's: the model hears of it, so that nobody else need to."""
         waiting = self._waiting.pop(frame.id or "", None)
