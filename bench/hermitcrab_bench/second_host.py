@@ -8,15 +8,58 @@ has started ends with it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import anyio
 from anyio import to_thread
+from anyio.abc import ByteReceiveStream
+from anyio.streams.text import TextReceiveStream
 
+from hermitcrab.app import Host
+from hermitcrab.model.sessions import Session
 from hermitcrab.observe.logs import configure_logs
 from hermitcrab.testing.scratch import host_on, session_of
+
+
+@asynccontextmanager
+async def second_host(
+    host: Host, session: Session, wakes: int, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Callable[[], Awaitable[dict[str, int]]]]:
+    """A function that has another process wake the session, and gives its outcomes by kind. `env`: more settings."""
+    command = [sys.executable, "-m", "hermitcrab_bench.second_host"]
+    arguments = [str(host.home.path), host.settings.containers.engine, session.id, str(wakes)]
+    async with await anyio.open_process(
+        [*command, *arguments], stdin=PIPE, stdout=PIPE, stderr=None, env={**os.environ, **(env or {})}
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines = _lines(process.stdout)
+        if await anext(lines) != "ready":
+            raise RuntimeError("the second host did not come up")
+
+        async def wake() -> dict[str, int]:
+            assert process.stdin is not None
+            await process.stdin.send(b"go\n")
+            found: dict[str, int] = json.loads(await anext(lines))
+            return found
+
+        yield wake
+        await process.stdin.aclose()
+        await process.wait()
+
+
+async def _lines(stream: ByteReceiveStream) -> AsyncIterator[str]:
+    pending = ""
+    async for text in TextReceiveStream(stream):
+        *whole, pending = (pending + text).split("\n")
+        for line in whole:
+            yield line
 
 
 async def main(home: Path, engine: str, session_id: str, wakes: int) -> None:

@@ -5,18 +5,11 @@ Whether anything starts twice, how many starts are under way together, and how l
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from subprocess import PIPE
 from typing import Any
 
 import anyio
-import anyio.abc
-from anyio.streams.text import TextReceiveStream
 
 from hermitcrab.app import Host
 from hermitcrab.containers.slot import WakeOutcome
@@ -28,6 +21,7 @@ from hermitcrab.testing.scratch import scratch_host, session_of
 from hermitcrab_bench.figures import percentile
 from hermitcrab_bench.lag import sampling
 from hermitcrab_bench.live import add_sessions
+from hermitcrab_bench.second_host import second_host
 
 LOOKED_EVERY_S = 0.05
 STARTING = {Phase.ADMITTED, Phase.PREPARING, Phase.CREATED, Phase.STARTING}
@@ -83,7 +77,7 @@ async def _of_one(host: Host, session: Session, wakes: int) -> dict[str, Any]:
             most = max(most, sum(view.status is ContainerStatus.RUNNING for view in views))
             await anyio.sleep(LOOKED_EVERY_S / 5)
 
-    async with _second_host(host, session, wakes // 2) as second, anyio.create_task_group() as looking:
+    async with second_host(host, session, wakes // 2) as second, anyio.create_task_group() as looking:
         looking.start_soon(look)
         theirs: dict[str, int] = {}
 
@@ -105,37 +99,6 @@ async def _of_one(host: Host, session: Session, wakes: int) -> dict[str, Any]:
         "containers": len(views),
         "generation": views[0].generation,
     }
-
-
-@asynccontextmanager
-async def _second_host(host: Host, session: Session, wakes: int) -> AsyncIterator[Any]:
-    """A function that has the second host wake the session, and returns its outcomes by kind."""
-    command = [sys.executable, "-m", "hermitcrab_bench.second_host"]
-    arguments = [str(host.home.path), host.settings.containers.engine, session.id, str(wakes)]
-    async with await anyio.open_process([*command, *arguments], stdin=PIPE, stdout=PIPE, stderr=None) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        lines = _lines(process.stdout)
-        if await anext(lines) != "ready":
-            raise RuntimeError("the second host did not come up")
-
-        async def wake() -> dict[str, int]:
-            assert process.stdin is not None
-            await process.stdin.send(b"go\n")
-            found: dict[str, int] = json.loads(await anext(lines))
-            return found
-
-        yield wake
-        await process.stdin.aclose()
-        await process.wait()
-
-
-async def _lines(stream: anyio.abc.ByteReceiveStream) -> AsyncIterator[str]:
-    pending = ""
-    async for text in TextReceiveStream(stream):
-        *whole, pending = (pending + text).split("\n")
-        for line in whole:
-            yield line
 
 
 async def _storm(host: Host, woken: list[Session]) -> dict[str, Any]:

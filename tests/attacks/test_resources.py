@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.intruder import LIAR, intrude, take_over
 from hermitcrab.testing.scratch import CHANNEL, RecordingChannel, add_chat, host_on, say, session_of
+from hermitcrab_bench.second_host import second_host
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
 pytestmark = pytest.mark.timeout(120)
@@ -272,7 +274,7 @@ def test_the_wait_between_attempts_grows_to_its_bound_and_is_spread() -> None:
 
 @every_engine
 async def test_two_hosts_that_wake_one_session_never_make_two_containers(
-    engine: str, options: dict[str, Any], tmp_path: Path
+    engine: str, options: dict[str, Any], need_engine: Callable[[str], Mapping[str, str]], tmp_path: Path
 ) -> None:
     async with host_on(tmp_path / "home", engine, **options) as (first, channel):
         intruder = await intrude(first, "chat")
@@ -284,22 +286,25 @@ async def test_two_hosts_that_wake_one_session_never_make_two_containers(
                 running = [view for view in await first.engine.containers() if view.status is ContainerStatus.RUNNING]
                 most = max(most, len(running))
 
-        # A lock keeps the second one out as a rule; this is what holds without it.
-        async with host_on(tmp_path / "home", engine, keep=True, **options) as (second, _):
-            kinds: list[str] = []
+        # A lock keeps the second one out as a rule; this is what holds without it. It is a process of its own.
+        async with second_host(first, intruder.session, 100, need_engine(engine)) as wake_there:
+            kinds: Counter[str] = Counter()
 
-            async def wake(host: Host) -> None:
-                kinds.append((await host.runner.wake(intruder.session)).kind)
+            async def wake_here() -> None:
+                kinds[(await first.runner.wake(intruder.session)).kind] += 1
+
+            async def wake_beside() -> None:
+                kinds.update(await wake_there())
 
             async with anyio.create_task_group() as looking:
                 done = anyio.Event()
                 looking.start_soon(look, done)
                 async with anyio.create_task_group() as tasks:
-                    for _ in range(25):
-                        tasks.start_soon(wake, first)
-                        tasks.start_soon(wake, second)
+                    tasks.start_soon(wake_beside)
+                    for _ in range(100):
+                        tasks.start_soon(wake_here)
                 done.set()
-            assert len(kinds) == 50
+            assert kinds.total() == 200
             assert set(kinds) <= {"started", "live", "failed", "waiting"}
         # Whoever came out of it, the session is not lost, and there is one container of the last generation.
         address = Address(channel_type=CHANNEL, platform_id="chat")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from hermitcrab_bench import adopt, history, stop, storm, thaw, throughput
+from hermitcrab_bench import adopt, history, isolation, stop, storm, thaw, throughput
 from hermitcrab_bench.lag import with_missed
 from hermitcrab_bench.throughput import fairness
 
@@ -69,6 +69,14 @@ async def test_history(need_engine: NeedEngine) -> None:
     found = await history.run(past=200, messages=4)
     assert (found["past"], found["messages"]) == (200, 4)
     assert found["ratio"] == pytest.approx(found["with_history"]["p50_ms"] / found["without"]["p50_ms"], rel=0.1)
+
+
+async def test_isolation() -> None:
+    found = await isolation.run(sessions=6, rounds=2)
+    assert found["answered"] == 2 * 2 * 3, "every good one answered in every round"
+    assert found["rounds_with_damage"] == 2
+    assert found["messages_to_the_bad"] > 0
+    assert found["p99_ratio"] > 0
 
 
 def test_a_loop_that_stood_still_is_charged_for_the_samples_it_missed() -> None:

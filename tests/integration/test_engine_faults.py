@@ -30,6 +30,7 @@ WITHIN_S = 30.0
 
 pytestmark = pytest.mark.timeout(60)
 
+on_both = pytest.mark.parametrize("adapter", ["docker", "podman"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -44,9 +45,15 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
+def adapter() -> str:
+    """Whose adapter speaks to the daemon."""
+    return "docker"
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, adapter: str) -> AsyncIterator[FakeDaemon]:
     machine = FakeMachine()
-    async with fake_daemon(tmp_path / "docker.sock", machine, Runners(machine).behaviour) as daemon:
+    async with fake_daemon(tmp_path / f"{adapter}.sock", machine, Runners(machine).behaviour) as daemon:
         yield daemon
 
 
@@ -80,14 +87,22 @@ class Scene:
         assert self.daemon.most_running == 1
 
 
+def spoken_to(folder: Path) -> tuple[str, Path]:
+    """The adapter that the daemon was made for, and its socket."""
+    (socket,) = folder.glob("*.sock")
+    return socket.stem, socket
+
+
 @asynccontextmanager
 async def scene(tmp_path: Path, daemon: FakeDaemon, *, keep: bool = False, again: bool = False) -> AsyncIterator[Scene]:
-    settings = {"docker_socket": str(tmp_path / "docker.sock"), "image": IMAGE, "stop_grace_s": 1.0}
-    async with host_on(tmp_path / "home", "docker", keep=keep, **settings) as (host, channel):
+    adapter, socket = spoken_to(tmp_path)
+    settings = {f"{adapter}_socket": str(socket), "image": IMAGE, "stop_grace_s": 1.0}
+    async with host_on(tmp_path / "home", adapter, keep=keep, **settings) as (host, channel):
         address = Address(channel_type="recording", platform_id="chat") if again else (await add_chat(host, "chat"))[1]
         yield Scene(host, channel, daemon, address)
 
 
+@on_both
 @every_kind
 async def test_a_live_container_is_left_alone_and_goes_on_answering(
     kind: Kind, tmp_path: Path, daemon: FakeDaemon
@@ -110,6 +125,7 @@ async def test_a_live_container_is_left_alone_and_goes_on_answering(
         assert daemon.asked("DELETE") == 0
 
 
+@on_both
 @every_kind
 async def test_a_start_that_fails_is_made_again_by_itself(kind: Kind, tmp_path: Path, daemon: FakeDaemon) -> None:
     async with scene(tmp_path, daemon) as now:
@@ -227,6 +243,7 @@ async def test_an_end_that_no_event_tells_is_found_all_the_same(tmp_path: Path, 
         assert container not in daemon.containers
 
 
+@on_both
 async def test_an_end_while_the_event_stream_was_cut_is_found_when_it_is_taken_up_again(
     tmp_path: Path, daemon: FakeDaemon
 ) -> None:
@@ -243,6 +260,7 @@ async def test_an_end_while_the_event_stream_was_cut_is_found_when_it_is_taken_u
         now.only_one()
 
 
+@on_both
 async def test_many_live_containers_outlast_a_daemon_that_knows_nothing(tmp_path: Path, daemon: FakeDaemon) -> None:
     async with scene(tmp_path, daemon) as now:
         rows = [await now.tell("first")]

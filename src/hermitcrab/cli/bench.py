@@ -89,6 +89,14 @@ async def history(
     _show(await benchmark.run(engine=engine, past=past, messages=messages), json=json)
 
 
+async def isolation(*, sessions: int = 1000, rounds: int = 3, json: Json = False) -> None:
+    """What a damaged, a locked and a busy session cost many others. Containers are stand-ins; all else is real."""
+    from hermitcrab_bench import isolation as benchmark  # noqa: PLC0415
+
+    _become_a_host()
+    _show(await benchmark.run(sessions=sessions, rounds=rounds), json=json)
+
+
 def _become_a_host() -> None:
     """What `crab up` does before it opens the host that most benchmarks have in this process."""
     from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415

@@ -83,6 +83,7 @@ COMMANDS = (
     Command("bench storm", "bench:storm", "Many wakes at once: duplicates, and how late the event loop gets"),
     Command("bench stop", "bench:stop", "Time to end many live containers together"),
     Command("bench history", "bench:history", "What a long history costs a message"),
+    Command("bench isolation", "bench:isolation", "What bad sessions cost a thousand others"),
     Command("bench throughput", "bench:throughput", "Messages a second through many live sessions, and fairness"),
 )
 
