@@ -46,6 +46,7 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import Settings
 from hermitcrab.store import installation
@@ -275,6 +276,7 @@ async def open_host(
         reconciled = await reconciler.reconcile()
         machine.remember(home.machine_file)
         tasks.start_soon(reconciler.run)
+        tasks.start_soon(isolated, images.clear_leftovers)
         for session in reconciled.delivering:
             deliverer.notify(session)
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -13,14 +14,15 @@ import pytest
 
 from hermitcrab.containers.engines.docker_api import EngineName
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
+from hermitcrab.containers.image_shelf import ImageShelf
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
-from hermitcrab.logic.image_recipe import BuildLimits, Recipe
+from hermitcrab.logic.image_recipe import BuildLimits, Recipe, export_name
 from hermitcrab.testing.engines import available_engines
 from hermitcrab.testing.foreign_images import foreign_image
 from hermitcrab.testing.image_workshop import Workshop, workshop
 from hermitcrab.testing.package_archive import PackageArchive, package_archive
-from hermitcrab.testing.scratch import add_chat, scratch_host
+from hermitcrab.testing.scratch import add_chat, host_on, scratch_host
 
 AVAILABLE = available_engines()
 BASE = os.environ.get("HERMITCRAB_TEST_BASE", "hermitcrab-base:bookworm")
@@ -205,6 +207,33 @@ async def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, a
         await build(shop, found.image)
         assert await shop.builder.leftovers(shop.desk.owner) == []
         assert not making.exists()
+
+
+async def test_what_a_host_left_that_was_killed_while_it_unpacked_an_image_is_removed_by_the_next(
+    tmp_path: Path,
+) -> None:
+    name = usable("docker")
+    found = AVAILABLE[name]
+    async with workshop(name, found.socket, tmp_path / "home") as shop, AsyncExitStack() as abandoned:
+        owner = shop.desk.owner
+        await abandoned.enter_async_context(shop.builder.root(found.image, owner=owner))
+        shop.home.images.mkdir(exist_ok=True)
+        shelf = ImageShelf(shop.home.images, shop.desk.limits)
+        shelf.exporting.write_text(name)
+        before = await exports(shop)
+        assert len(before) == 1
+        async with host_on(shop.home.path, "bubblewrap", docker_socket=found.socket):
+            with anyio.fail_after(30):
+                while shelf.exporting.exists():  # noqa: ASYNC110  # nobody tells of it
+                    await anyio.sleep(0.05)
+        assert await exports(shop) == []
+
+
+async def exports(shop: Workshop) -> list[str]:
+    """Containers of the engine that an image is being read from, for this home."""
+    listed = await shop.builder._api.request("GET", "/containers/json", doing="list", params={"all": "true"})
+    names = [str(name).removeprefix("/") for each in listed for name in each["Names"]]
+    return [each for each in names if each == export_name(shop.desk.owner)]
 
 
 async def test_a_parents_tag_that_is_moved_during_the_build_changes_nothing(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+from anyio import to_thread
 
 from hermitcrab.containers.engines.docker_api import EngineName, usual_sockets
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
+from hermitcrab.containers.file_lock import write_note
 from hermitcrab.containers.image_shelf import FolderImage, ImageShelf, Progress
 from hermitcrab.containers.images import Built
 from hermitcrab.errors import BadInputError, EngineError, Failure
@@ -61,16 +64,42 @@ async def unpack_image(
     there = shelf.find(identity)
     if there is not None:
         return there
-    async with builder.root(built.image, owner=owner) as archive:
-        return await shelf.put(
-            identity,
-            archive,
-            kind=kind,
-            name=built.name,
-            engine=builder.engine,
-            source=built.image,
-            progress=progress,
-        )
+
+    @asynccontextmanager
+    async def exported() -> AsyncIterator[AsyncIterator[bytes]]:
+        await to_thread.run_sync(write_note, shelf.exporting, builder.engine)
+        async with builder.root(built.image, owner=owner) as archive:
+            yield archive
+        shelf.exporting.unlink(missing_ok=True)  # Not after a failure: what is left then is looked for.
+
+    return await shelf.put(
+        identity,
+        exported(),
+        kind=kind,
+        name=built.name,
+        engine=builder.engine,
+        source=built.image,
+        progress=progress,
+    )
+
+
+async def clear_export(shelf: ImageShelf, settings: ContainerSettings, *, owner: str) -> None:
+    """Remove the container that a host, or a command, left when it was killed while it unpacked an image.
+
+    Raises EngineError when the engine cannot be asked; the next host tries again.
+    """
+    if not shelf.exporting.exists():
+        return
+    async with shelf.alone(lambda _: None):
+        try:
+            noted = shelf.exporting.read_text()
+        except FileNotFoundError:
+            return  # Somebody was at it, and has come to its end.
+        for engine, place in sockets(settings).items():
+            if engine == noted:
+                async with ImageBuilder(engine, place) as builder:
+                    await builder.remove_export(owner)
+                shelf.exporting.unlink(missing_ok=True)
 
 
 async def unpack_archive(archive: Path, shelf: ImageShelf, *, progress: Progress) -> FolderImage:
@@ -85,14 +114,19 @@ async def unpack_archive(archive: Path, shelf: ImageShelf, *, progress: Progress
     if there is not None:
         return there
 
-    async def content() -> AsyncIterator[bytes]:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[AsyncIterator[bytes]]:
         async with await anyio.open_file(archive, "rb") as file:
-            while chunk := await file.read(_CHUNK_BYTES):
-                yield chunk
+            yield _chunks(file)
 
     return await shelf.put(
-        identity, content(), kind="agent", name=archive.name, engine="", source=str(archive), progress=progress
+        identity, opened(), kind="agent", name=archive.name, engine="", source=str(archive), progress=progress
     )
+
+
+async def _chunks(file: anyio.AsyncFile[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await file.read(_CHUNK_BYTES):
+        yield chunk
 
 
 def _places(engine: EngineName, settings: ContainerSettings) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class ImageShelf:
     async def put(
         self,
         identity: str,
-        archive: AsyncIterator[bytes],
+        archive: AbstractAsyncContextManager[AsyncIterator[bytes]],
         *,
         kind: str,
         name: str,
@@ -70,18 +71,22 @@ class ImageShelf:
         source: str,
         progress: Progress,
     ) -> FolderImage:
-        """Unpack the archive as the image `identity`. What is half done at an error, or a kill, never counts."""
+        """Unpack the archive as the image `identity`. What is half done at an error, or a kill, never counts.
+
+        The archive is opened when it is this one's turn, and not at all if the image is there by then.
+        """
         self._folder.mkdir(exist_ok=True)
         root, about = self._places(identity)
         making = root.with_suffix(".making")
-        async with locked(self._folder / ".unpacking.lock", progress, "another image of this home is being unpacked"):
+        async with self.alone(progress):
             if (there := self.find(identity)) is not None:
                 return there
             progress(f"Unpacking {name} into {root}")
             await anyio.to_thread.run_sync(_clear, making, root)
             try:
                 making.mkdir(mode=0o700)
-                unpacked = await self._unpack(archive, making)
+                async with archive as content:
+                    unpacked = await self._unpack(content, making)
                 if not (making / "usr").is_dir() or (making / "usr").is_symlink():
                     raise EngineError(
                         Failure.IMAGE_UNAVAILABLE, f"{source} is no root file system: there is no folder /usr in it"
@@ -104,6 +109,15 @@ class ImageShelf:
             )
             await anyio.to_thread.run_sync(write_note, about, json.dumps(asdict(image)))
         return image
+
+    @property
+    def exporting(self) -> Path:
+        """There while an image is read out of an engine, and after whoever did that was killed; says which engine."""
+        return self._folder / ".exporting"
+
+    def alone(self, progress: Progress) -> AbstractAsyncContextManager[None]:
+        """For whoever unpacks an image of this home, one at a time over all processes."""
+        return locked(self._folder / ".unpacking.lock", progress, "another image of this home is being unpacked")
 
     async def _unpack(self, archive: AsyncIterator[bytes], making: Path) -> Unpacked:
         """The archive goes through a file without a name: what reads it blocks, and what brings it may be slow."""

@@ -18,7 +18,7 @@ from anyio import to_thread
 
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
 from hermitcrab.containers.image_catalogue import Catalogue, Removal, catalogue, prune
-from hermitcrab.containers.image_engines import open_builder, sockets, unpack_image
+from hermitcrab.containers.image_engines import clear_export, open_builder, sockets, unpack_image
 from hermitcrab.containers.image_shelf import ImageShelf
 from hermitcrab.containers.images import Built, ImageDesk, default_tag
 from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
@@ -96,6 +96,12 @@ class GroupImages:
         )
         log.info("image.built", group=group.folder, image=image[:80], fresh=built.fresh)
         return GroupBuilt(group=group.folder, image=image, packages=packages.texts, fresh=built.fresh, log=built.log)
+
+    async def clear_leftovers(self) -> None:
+        """Remove what an earlier host left in an engine when it was killed. Raises EngineError; the next host tries."""
+        desk = ImageDesk(self._home, self._settings.images)
+        shelf = ImageShelf(self._home.images, desk.limits)
+        await clear_export(shelf, self._settings.containers, owner=desk.owner)
 
     async def catalogue(self) -> Catalogue:
         """Every image that was made for this home."""

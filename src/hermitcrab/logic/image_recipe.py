@@ -86,6 +86,11 @@ def build_prefix(owner: str) -> str:
     return f"crab-build-{owner[:12]}-"
 
 
+def export_name(owner: str) -> str:
+    """Of the container that an image is read from: a home reads one at a time."""
+    return f"crab-export-{owner[:12]}"
+
+
 def build_body(
     recipe: Recipe,
     *,

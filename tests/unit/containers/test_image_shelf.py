@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -35,8 +36,12 @@ async def chunks(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def put(shelf: ImageShelf, archive: AsyncIterator[bytes], told: list[str], identity: str = "abc1") -> FolderImage:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[AsyncIterator[bytes]]:
+        yield archive
+
     return await shelf.put(
-        identity, archive, kind="agent", name="agent:1", engine="docker", source="sha256:1", progress=told.append
+        identity, opened(), kind="agent", name="agent:1", engine="docker", source="sha256:1", progress=told.append
     )
 
 

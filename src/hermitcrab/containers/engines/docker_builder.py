@@ -36,6 +36,7 @@ from hermitcrab.logic.image_recipe import (
     build_name,
     build_prefix,
     commit_changes,
+    export_name,
 )
 
 SIZE_LOOK_S = 1.0
@@ -178,12 +179,20 @@ class ImageBuilder:
 
     @contextlib.asynccontextmanager
     async def root(self, image: str, *, owner: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The whole file system of the image as a tar stream, from a container that never runs."""
+        """The whole file system of the image as a tar stream, from a container that never runs.
+
+        One at a time for each owner: what an earlier one left is removed first.
+        """
+        await self.remove_export(owner)
         async with (
-            self.probe(image, "true", owner=owner) as probe,
+            self.probe(image, "true", owner=owner, name=export_name(owner)) as probe,
             self._api.content("GET", f"/containers/{probe.container}/export", doing=f"export {image}") as content,
         ):
             yield content
+
+    async def remove_export(self, owner: str) -> None:
+        """Remove what is left of a `root` that was killed. Not while one is open."""
+        await self._remove_container(export_name(owner))
 
     async def _look(self, image: str) -> Json | None:
         try:
