@@ -166,7 +166,7 @@ async def test_a_stored_config_that_cannot_be_used_stops_its_group_and_no_other(
         while not any(delivery.address == broken for _, delivery in channel.delivered.values()):
             await channel.next_delivery()
         await configure(host, group)
-        assert (await host.runner.wake(session)).kind == "started"
+        host.runner.reconsider(group.id)  # As the command that changes a config does: nobody has to wake anybody.
         assert (await channel.answer_to(receipt.row_ids[0]))[1].content["text"] == "Echo: hello"
 
 

@@ -266,6 +266,13 @@ class ContainerRunner:
                     tasks.start_soon(restart, slot.session)
         return results
 
+    def reconsider(self, group_id: AgentGroupId) -> None:
+        """The group's config is another: whoever was refused a container, or waits for the next try, tries now."""
+        for slot in self._slots:
+            waits = slot.starting is None and slot.life.phase in {Phase.QUARANTINED, Phase.BACKOFF}
+            if slot.group.id == group_id and waits and slot.session.id not in self._mailboxes.set_aside:
+                self._background.spawn(self.wake, slot.session)
+
     def interrupt(self, session_id: SessionId) -> bool:
         """End the turn that runs, by word to the runner. False: there is no runner to be told."""
         slot = self._slots.get(session_id)

@@ -62,7 +62,9 @@ class ConfigMethods:
         folder, edit, agreed = params.text("folder"), _edit(params), params.optional_text("agreement")
         params.done()
         group = await group_named(self._host, folder)
-        return await self._shown(group, await self._configurator.change(group, edit, agreed=agreed))
+        config = await self._configurator.change(group, edit, agreed=agreed)
+        self._host.runner.reconsider(group.id)
+        return await self._shown(group, config)
 
     async def _shown(self, group: AgentGroup, config: ContainerConfig) -> Json:
         """`earlier`: sessions that have a container of another config than this, perhaps, or were refused one."""

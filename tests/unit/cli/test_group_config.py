@@ -35,6 +35,7 @@ class Scene:
     def __init__(self, home: Home, store: Store, group: AgentGroup, capsys: pytest.CaptureFixture[str]) -> None:
         self.home, self.store, self.group, self._capsys = home, store, group, capsys
         self.live: list[SimpleNamespace] = []
+        self.reconsidered: list[str] = []
 
     async def crab(self, *words: str) -> str:
         """What the command prints."""
@@ -56,7 +57,7 @@ async def on_stage(path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncItera
             home=home,
             store=store,
             settings=Settings(agents=AgentSettings(model="sonnet")),
-            runner=SimpleNamespace(views=lambda: scene.live),
+            runner=SimpleNamespace(views=lambda: scene.live, reconsider=scene.reconsidered.append),
         )
         config = ConfigMethods(cast("ControlledHost", host))
         methods = {
@@ -196,7 +197,9 @@ async def test_what_gives_agents_more_is_shown_and_needs_a_yes(
             assert 'packages.apt: [] -> ["ffmpeg"]' in told
             assert "! Their image gets the apt package ffmpeg" in told
             assert await scene.config() == ContainerConfig()
+        assert scene.reconsidered == []
         assert "Changed group main" in await scene.crab(*WIDER)
+        assert scene.reconsidered == [scene.group.id], "who was refused a container is tried again"
         assert (await scene.config()).packages.apt == ("ffmpeg",)
         assert "Changed group main" in await scene.crab("set", "main", "packages.apt", "[]"), "less needs no yes"
 
