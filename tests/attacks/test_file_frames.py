@@ -212,7 +212,7 @@ async def sessions_with_links(
                 surroundings=surroundings,
                 outward=Outward(
                     ready=lambda _: None,
-                    said=lambda: None,
+                    said=lambda _rows: None,
                     working=lambda: None,
                     farewell=lambda _: None,
                     offended=lambda text, name=name: offences.append(f"{name}: {text}"),

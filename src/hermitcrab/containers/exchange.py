@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Outward:
     """The runner said hello, and was welcomed."""
     admit: Callable[[frames.Hello], Awaitable[str]] | None = None
     """Asked before the welcome: why the container may have no message; nothing when it may."""
-    said: Callable[[], None]
-    """Rows wait for delivery."""
+    said: Callable[[Sequence[OutboundRow]], None]
+    """Rows wait for delivery: these, if nothing else is new."""
     working: Callable[[], None]
     """A turn began or goes on; its chat may show that somebody is writing."""
     asked: Callable[[dict[str, Any]], Awaitable[None]] | None = None
@@ -274,13 +274,15 @@ class Exchange(Feed):
             return
         connection.send(frames.Committed(id=frame.id, seq=kept.seq if kept is not None else None))
         faults.point("outbound.acknowledged")
-        self._outward.said()
+        self._outward.said(() if kept is None else (kept,))
 
     async def _complete(self, frame: frames.Complete, connection: Connection) -> None:
         try:
             outs = [await self._row(each) for each in frame.outs]
             ids = [MessageId(each) for each in frame.ids]
-            await self._mailboxes.run(self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed))
+            said = await self._mailboxes.run(
+                self.session, lambda mailbox: mailbox.finish(frame.turn, ids, outs, frame.failed)
+            )
         except (RefusedError, ConflictError, BadInputError) as error:
             connection.send(frames.Refused(code=code_of(error), text=str(error), id=frame.turn))
             return
@@ -292,7 +294,7 @@ class Exchange(Feed):
         connection.send(frames.Completed(turn=frame.turn))
         faults.point("outbound.acknowledged")
         self.pulse.show("idle" if not flow.outstanding else "thinking")
-        self._outward.said()
+        self._outward.said(said)
         if flow.more_waits:
             await self.pump()
 

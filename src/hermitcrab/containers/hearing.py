@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -16,6 +16,7 @@ from hermitcrab.containers.slot import Slot, Told
 from hermitcrab.containers.watch import is_idle
 from hermitcrab.logic.lifecycle import Life, Phase
 from hermitcrab.model.ids import Generation
+from hermitcrab.model.messages import OutboundRow
 from hermitcrab_wire import frames
 
 REDIALLED_WITHIN_S = 2.0
@@ -54,9 +55,9 @@ class Hearing:
             slot.active_at = anyio.current_time()
             self._told.working(session)
 
-        def said() -> None:
+        def said(rows: Sequence[OutboundRow]) -> None:
             slot.active_at = anyio.current_time()
-            self._told.said(session)
+            self._told.said(session, rows)
             if is_idle(slot):
                 self._admission.changed()
 

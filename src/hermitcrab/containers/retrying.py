@@ -50,7 +50,7 @@ class Retries:
         slot.failures = 0 if ending.planned else slot.failures + 1
         try:
             if await self._ender.quarantine_costly_rows(slot, ending):
-                self._told.said(slot.session)
+                self._told.said(slot.session, ())
             counts = await self._mailboxes.run(slot.session, Mailbox.counts)
         except (HermitcrabError, OSError) as error:
             log.warning("mailbox.not-read", session=slot.session.id, text=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.documents import Document
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import Generation, SessionId
+from hermitcrab.model.messages import OutboundRow
 from hermitcrab.model.sessions import Session
 
 log = structlog.get_logger(__name__)
@@ -100,7 +101,8 @@ class Door(Protocol):
 class Told:
     """Who is told what happens in sessions."""
 
-    said: Callable[[Session], None]
+    said: Callable[[Session, Sequence[OutboundRow]], None]
+    """Something may wait for delivery: these rows, if nothing else is new."""
     working: Callable[[Session], None]
     resting: Callable[[Session], None]
     trouble: Callable[[Session, str], Awaitable[None]]

@@ -8,10 +8,9 @@ answer twice.
 
 from __future__ import annotations
 
-import functools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,10 +26,11 @@ from hermitcrab.conversation.sending import NotGranted, Sender, Sent
 from hermitcrab.errors import ConflictError, HermitcrabError, NotFoundError
 from hermitcrab.logic.delivery import Later, Trouble, channel_pause_s, verdict
 from hermitcrab.logic.retry import DELIVERY, Backoff
+from hermitcrab.mailbox.deliveries import lane_of
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import MessageId, SessionId
-from hermitcrab.model.messages import Address, LaneHead, OutboundRow
+from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import DeliverySettings
@@ -120,9 +120,14 @@ class Deliverer:
                 self._at_rest = anyio.Event()
                 await self._at_rest.wait()
 
-    def notify(self, session: Session) -> None:
-        """Rows of this session may be due. Returns at once."""
+    def notify(self, session: Session, said: Sequence[OutboundRow] = ()) -> None:
+        """Rows of this session may be due. Returns at once. `said`: they are these, and nothing else is new."""
         outbox = self._outboxes.setdefault(session.id, _Outbox(session))
+        if said and session.id in self._recovered and all(row.delivery == "queued" for row in said):
+            # Their lanes are known: no need to look what waits, and where.
+            for row in said:
+                self._open_lane(outbox, lane_of(row.address), row.address)
+            return
         outbox.again = True
         if not outbox.looking and self._tasks is not None and not self._closing:
             outbox.looking = True
@@ -178,15 +183,15 @@ class Deliverer:
                 outbox.waiting[head.lane] = head.address
                 due_at.append(at)
             else:
-                self._open_lane(outbox, head)
+                self._open_lane(outbox, head.lane, head.address)
         if due_at:
             self._retry(outbox, (min(due_at) - now).total_seconds())
 
-    def _open_lane(self, outbox: _Outbox, head: LaneHead) -> None:
-        if (lane := outbox.lanes.get(head.lane)) is not None:
+    def _open_lane(self, outbox: _Outbox, name: str, address: Address | None) -> None:
+        if (lane := outbox.lanes.get(name)) is not None:
             lane.again = True
         elif self._tasks is not None and not self._closing:
-            lane = outbox.lanes[head.lane] = _Lane(head.lane, head.address)
+            lane = outbox.lanes[name] = _Lane(name, address)
             self._tasks.start_soon(self._drain, outbox, lane)
 
     async def _drain(self, outbox: _Outbox, lane: _Lane) -> None:
@@ -196,9 +201,7 @@ class Deliverer:
             while (more or lane.again) and not self._closing:
                 lane.again = False
                 async with self._pace.turn(lane.address):
-                    row = await self._mailboxes.run(
-                        outbox.session, functools.partial(Mailbox.begin_in_lane, lane=lane.name)
-                    )
+                    row = await self._mailboxes.run(outbox.session, lambda mailbox: mailbox.begin_in_lane(lane.name))
                     more = row is not None and await self._deliver(outbox, lane, row)
             outbox.failures = 0
         except Exception as error:  # noqa: BLE001  # the edge of one lane, as above

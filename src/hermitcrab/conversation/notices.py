@@ -36,6 +36,8 @@ class Notices:
     ) -> None:
         self._store, self._mailboxes, self._deliverer, self._channels = store, mailboxes, deliverer, channels
         self._typed_at: dict[SessionId, float] = {}
+        self._chats: dict[SessionId, Address] = {}
+        """Of sessions that have typed: a session's own chat never changes."""
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -55,6 +57,7 @@ class Notices:
     def resting(self, session: Session) -> None:
         """The session's container is gone."""
         self._typed_at.pop(session.id, None)
+        self._chats.pop(session.id, None)
 
     def finding(self, session_id: SessionId, finding: Finding) -> None:
         """Something of the gateway's that the people of a session should know. Returns at once."""
@@ -98,10 +101,12 @@ class Notices:
             await channel.deliver(Delivery(key=key, address=address, kind="chat", content=content))
 
     async def _type(self, session: Session) -> None:
-        address = await self._address(session)
+        address = self._chats.get(session.id) or await self._address(session)
         channel = self._channels.get(address.channel_type) if address is not None else None
         if channel is None or address is None:
             return
+        if session.id in self._typed_at:
+            self._chats[session.id] = address
         try:
             with anyio.move_on_after(TYPING_INTERVAL_S):
                 await channel.typing(address)

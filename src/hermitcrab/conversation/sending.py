@@ -20,7 +20,7 @@ from hermitcrab.logic.pieces import pieces
 from hermitcrab.mailbox.mailbox import AGAIN
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import SessionId
-from hermitcrab.model.messages import Address, OutboundRow, OutFile, delivery_key
+from hermitcrab.model.messages import Address, InboundRow, OutboundRow, OutFile, delivery_key
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import destinations, messaging_groups, questions
 from hermitcrab.store.database import Store
@@ -119,7 +119,8 @@ class Sender:
         """The row as a delivery, before it is cut into what the platform takes at once."""
         target = None
         if "operation" in row.content and _can_refer(channel, row):
-            target = await self._platform_id(session, str(row.content.get("messageId")))
+            about = str(row.content.get("messageId"))
+            target = await self._name(about, await self._mailboxes.run(session, lambda mailbox: mailbox.named(about)))
             if target is None:
                 return Trouble(kind="permanent", reason="the message that it is about was never delivered")
         files = await to_thread.run_sync(_files, self._outbox_of(session), row.files) if row.files else ()
@@ -131,7 +132,7 @@ class Sender:
             kind=row.kind,
             content=row.content,
             in_reply_to=row.in_reply_to,
-            reply_to=await self._platform_id(session, row.in_reply_to),
+            reply_to=None if row.in_reply_to is None else await self._name(row.in_reply_to, row.answers),
             target=target,
             files=files,
         )
@@ -141,20 +142,15 @@ class Sender:
         seconds = open_for_s(row.content)
         await self._store.write(lambda connection: questions.ask(connection, session.id, row.id, address, seconds))
 
-    async def _platform_id(self, session: Session, row_id: str | None) -> str | None:
+    async def _name(self, row_id: str, row: InboundRow | OutboundRow | None) -> str | None:
         """What the platform calls a message of either direction. An id that is no row's is taken for the platform's."""
-        if row_id is None:
-            return None
+        if isinstance(row, OutboundRow):
+            return row.platform_message_id
         plain_id = row_id.partition(AGAIN)[0]
-        said, heard = await self._mailboxes.run(
-            session, lambda mailbox: (mailbox.outbound(row_id), mailbox.inbound(row_id) if "@" in plain_id else None)
-        )
-        if said is not None:
-            return said.platform_message_id
-        if heard is None or heard.address is None:
+        if row is None or row.address is None or "@" not in plain_id:
             return plain_id
         # The router marks messages of sessions that hear several chats with the chat.
-        address = heard.address
+        address = row.address
         chat = await self._store.read(lambda connection: messaging_groups.by_address(connection, address))
         return plain_id.removesuffix(f"@{chat.id}") if chat is not None else plain_id
 

@@ -13,7 +13,7 @@ from hermitcrab.errors import ConflictError
 from hermitcrab.mailbox import deliveries, inbound, outbound
 from hermitcrab.mailbox.files import Files
 from hermitcrab.model.ids import MessageId
-from hermitcrab.model.messages import LaneHead, OutboundRow, OutFile
+from hermitcrab.model.messages import InboundRow, LaneHead, OutboundRow, OutFile
 from hermitcrab.store.clock import timestamp
 from hermitcrab.store.sqlite import snapshot, transaction
 
@@ -43,13 +43,14 @@ class Outgoing:
 
     def begin_in_lane(self, lane: str, *, now: datetime | None = None) -> OutboundRow | None:
         """The lane's first message, on record as being sent; None when none is due."""
-        with self._read_outbound():
+        with self._write_outbound():
             found = deliveries.head(self._out, lane, timestamp(now))
-            files = outbound.files_of(self._out, found.id) if found is not None and "files" in found.content else ()
-        if found is None:
-            return None
-        self.begin_delivery(found.id)
-        return replace(found, delivery="sending", attempts=found.attempts + 1, files=files)
+            if found is None:
+                return None
+            files = outbound.files_of(self._out, found.id) if "files" in found.content else ()
+            answers = None if found.in_reply_to is None else self._named(found.in_reply_to)
+            deliveries.begin(self._out, found.id, self._process)
+        return replace(found, delivery="sending", attempts=found.attempts + 1, files=files, answers=answers)
 
     def waits_in(self, lane: str) -> bool:
         """Whether something waits there, due or not."""
@@ -80,6 +81,11 @@ class Outgoing:
         """The last things that were said, newest first, with what became of each."""
         with self._read_outbound():
             return outbound.newest(self._out, None, limit)
+
+    def named(self, row_id: str) -> InboundRow | OutboundRow | None:
+        """The message of that id, of either direction, as it was written."""
+        with self._read_outbound():
+            return self._named(row_id)
 
     # What becomes of it.
 
@@ -188,6 +194,12 @@ class Outgoing:
     def _mark_delivered(self, row_id: str, mark: Literal["delivered", "failed"], platform_id: str | None) -> None:
         with self._write_inbound(durable=False):
             inbound.mark_delivered(self._in, row_id, mark, platform_id)
+
+    def _named(self, row_id: str) -> InboundRow | OutboundRow | None:
+        if (said := outbound.by_id(self._out, row_id)) is not None:
+            return said
+        with self._read_inbound():
+            return inbound.by_id(self._in, row_id)
 
     # Transactions.
 

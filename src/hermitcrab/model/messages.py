@@ -99,6 +99,8 @@ class OutboundRow:
     """When it may be sent at the earliest, in UTC."""
     files: tuple[OutFile, ...] = ()
     """Read only where a message is about to be sent."""
+    answers: InboundRow | OutboundRow | None = None
+    """The row that `in_reply_to` names, if there is one. Read only where a message is about to be sent."""
     delivery: DeliveryStatus = "queued"
     attempts: int = 0
     reason: str | None = None

@@ -126,7 +126,7 @@ class Intruder:
         slot = self._slot()
         quiet = Outward(
             ready=lambda _: None,
-            said=lambda: None,
+            said=lambda _rows: None,
             working=lambda: None,
             farewell=lambda _: None,
             offended=lambda _: None,

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from hermitcrab.channels.base import Delivery, Traits
-from hermitcrab.errors import StoreError
+from hermitcrab.errors import NobodyThereError, StoreError
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.logic.rate import Rate
 from hermitcrab.mailbox.mailbox import Mailbox
@@ -456,7 +456,7 @@ class Unwritable:
         return await self._run(session, work)
 
 
-@pytest.mark.parametrize("names", [("begin_delivery",), ("delivered",), ("lanes",), ("interrupted",), ("waits_in",)])
+@pytest.mark.parametrize("names", [("begin_in_lane",), ("delivered",), ("lanes",), ("interrupted",), ("waits_in",)])
 @pytest.mark.parametrize("idempotent", [True, False])
 async def test_a_mailbox_that_cannot_be_written_for_a_while_loses_and_doubles_nothing(
     open_post: Any, names: tuple[str, ...], idempotent: bool
@@ -476,6 +476,47 @@ async def test_a_mailbox_that_cannot_be_written_for_a_while_loses_and_doubles_no
         assert broken.left == 0
         assert channel.texts("a") == ["o1", "o2"]
         assert len(channel.calls) == 3
+
+
+async def test_what_was_just_said_is_sent_without_looking_for_it(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o1")
+        post.deliverer.notify(session)
+        await post.until(session, "o1", "delivered")
+        await post.at_rest()
+        looks = Unwritable(post, ("lanes",), times=1)
+        looks.session = session
+        for keys in (["o2"], ["o3", "o4"]):
+            post.deliverer.notify(session, [await post.say(session, key) for key in keys])
+        await post.until(session, "o4", "delivered")
+        assert channel.texts("a") == ["o1", "o2", "o3", "o4"]
+        assert looks.left == 1
+        await post.at_rest()
+
+
+async def test_what_was_just_said_waits_behind_what_is_postponed_at_its_address(open_post: Any) -> None:
+    channel = fake()
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o1")
+        post.deliverer.notify(session)
+        await post.until(session, "o1", "delivered")
+        channel.always(NobodyThereError("nobody is there"))
+        post.deliverer.notify(session, [await post.say(session, "o2")])
+        await post.until(session, "o2", "queued")
+        await post.eventually(lambda: _waits(post))
+        channel.always(None)
+        post.deliverer.notify(session, [await post.say(session, "o3")])
+        assert channel.texts("a") == ["o1"]
+        post.deliverer.notify_waiting(lambda _: True)
+        await post.until(session, "o3", "delivered")
+        assert channel.texts("a") == ["o1", "o2", "o3"]
+
+
+async def _waits(post: Any) -> bool:
+    return any(outbox.waiting for outbox in post.deliverer._outboxes.values())
 
 
 async def test_what_was_under_way_when_the_host_died_is_settled_by_the_rule(open_post: Any) -> None:
