@@ -136,3 +136,62 @@ async def test_a_runner_killed_there_loses_and_doubles_nothing(
         await check_end(host, person, ["Echo: before", "Echo: first", "Echo: second"])
     finally:
         await host.kill()
+
+
+ASK = '{"title": "Lunch", "question": "Where?", "options": ["here", "there"]}'
+ASKED = "Lunch\nWhere?\n1. here\n2. there\nAnswer with the number or the words."
+TOOLS = f'/tool send_message {{"text": "half way"}}\n/tool ask_user_question {ASK}'
+
+
+@pytest.mark.parametrize("point", ["outbound.committed", "delivery.sent", "inbound.committed"])
+async def test_a_host_killed_over_a_turn_that_asks_neither_loses_nor_repeats_what_was_said_in_it(
+    point: str, tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    host = HostProcess(tmp_path / "home", engine="bubblewrap", env=need_engine("bubblewrap"))
+    token = tmp_path / "token"
+    try:
+        await host.start(env={faults.VARIABLE: f"{point}:{token}"})
+        async with attended(Person(host.home)) as person, anyio.create_task_group() as tasks:
+            if point != "inbound.committed":
+                token.touch()
+            tasks.start_soon(person.say, "one", TOOLS)
+            if point == "inbound.committed":
+                await person.wait_for("Where?")
+                token.touch()  # The host dies when it has the answer, and before anybody hears of that.
+                tasks.start_soon(person.say, "two", "2")
+            assert await host.died() == -signal.SIGKILL, f"the host did not pass {point}\n{host.output()}"
+            await host.start()
+            await person.wait_for("Where?")
+            if point != "inbound.committed":
+                await person.say("two", "2")
+            await person.wait_for("Echo:")
+        reply = "Echo: Message sent to (current conversation) (id: 3)\nthere"
+        await check_end(host, person, ["half way", ASKED, reply])
+    finally:
+        await host.kill()
+
+
+async def test_a_runner_killed_over_its_answer_repeats_nothing_that_it_had_said(
+    tmp_path: Path, need_engine: NeedEngine
+) -> None:
+    host = HostProcess(tmp_path / "home", engine="bubblewrap", env=need_engine("bubblewrap"))
+    try:
+        await host.start()
+        async with attended(Person(host.home)) as person:
+            await person.say("zero", "before")
+            await person.wait_for("before")
+            assert await host.stop() == 0, host.output()
+            (work,) = host.home.sessions.glob("*/*/work")
+            token = work / "token"
+            token.touch()
+            os.chown(token, work.stat().st_uid, work.stat().st_gid)
+            await host.start(env={"HERMITCRAB_RUNNER_FAULT": "runner.answered:/workspace/token"})
+            await person.say("one", TOOLS)
+            await person.wait_for("Where?")
+            await person.say("two", "there")
+            await person.wait_for("Echo: Message sent")
+            assert not token.exists(), host.output()
+        reply = "Echo: Message sent to (current conversation) (id: 5)\nthere"
+        await check_end(host, person, ["Echo: before", "half way", ASKED, reply])
+    finally:
+        await host.kill()

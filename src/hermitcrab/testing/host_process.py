@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from hermitcrab.channels.terminal.render import text_of
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HermitcrabError, HostUnreachableError
 from hermitcrab.settings.home import Home
@@ -118,7 +119,7 @@ class Person:
 
     @property
     def texts(self) -> list[str]:
-        return [content.get("text", "") for content in self.seen.values()]
+        return [text_of(content) for content in self.seen.values()]
 
     async def stay(self) -> None:
         """Be attached until cancelled, however often the host goes away."""

@@ -139,6 +139,7 @@ def test_an_answer_that_comes_too_late_is_a_message() -> None:
     assert text.startswith("Error: Question timed out after 20s")
     calls.play.receive(answer_to(question, "here"))
     assert len(calls.replies) == 1
+    calls.play.answer("I went on without.")
     assert 'action="question_response" status="answered"' in calls.play.provider.prompts[-1].text
 
 
@@ -146,19 +147,34 @@ def test_a_turn_that_begins_again_finds_the_answer_that_came_meanwhile() -> None
     first = Calls()
     question = first.use("ask_user_question", **OPTIONS)
     assert question is not None
-    for waits in (True, False):
-        # The runner died, and another one gets both rows; with it asking again, or with the answer in its prompt.
-        play = Play(destinations=(MAIN, TEAM), max_messages_per_prompt=1 if waits else 10)
+    for batches in ([[row("r1"), answer_to(question, "there")]], [[row("r1")], [answer_to(question, "there")]]):
+        # The runner died, and another one gets both rows, in one frame or in two.
         second = Calls.__new__(Calls)
-        second.play, second.replies = play, []
-        play.receive(row("r1"), answer_to(question, "there"))
-        if waits:
-            # It is the second prompt, until the question is asked once more.
-            assert len(play.provider.prompts) == 2
+        second.play, second.replies = Play(destinations=(MAIN, TEAM)), []
+        for batch in batches:
+            second.play.receive(*batch)
+        assert len(second.play.provider.prompts) == 1, "the answer waits for its question"
         again = second.use("ask_user_question", **OPTIONS)
         assert again is not None
-        assert again.id == question.id
+        assert (again.id, again.in_reply_to) == (question.id, "r1")
         assert second.replies == [("there", False)]
+        # What the host says of the repeat changes nothing, and nobody hears of it.
+        second.play.loop.handle(frames.Refused(id=again.id, code="id-reused", text="it was said"))
+        second.play.answer("Then there.")
+        (complete,) = second.play.of_kind(frames.Complete)
+        assert complete.ids == ["r1", f"qr-{question.id}"]
+        assert [each["content"]["text"] for each in complete.outs] == ["Then there."]
+
+
+def test_an_answer_that_nobody_asks_for_again_is_a_prompt_of_its_own_after_the_turn() -> None:
+    question = Calls().use("ask_user_question", **OPTIONS)
+    assert question is not None
+    calls = Calls()
+    calls.play.receive(answer_to(question, "there"), row("r2"))
+    calls.play.answer("done")
+    assert len(calls.play.provider.prompts) == 3
+    assert "question_response" in calls.play.provider.prompts[1].text
+    assert "question_response" not in calls.play.provider.prompts[2].text
 
 
 def test_a_question_whose_turn_ends_waits_for_nothing() -> None:

@@ -40,6 +40,8 @@ class Finishing:
     def refused(self, key: str, code: str) -> None:
         """The host took a completion not, or something that was said in mid-turn."""
         group = self._state.finishing.get(key)
+        if group is None and code == "id-reused":
+            return  # An attempt at this turn that broke off has said it, in answer to fewer messages.
         if group is None:
             # Something said in mid-turn. Its chat is told that a part is missing, once and without the part.
             for each in (*self._state.asked.values(), *self._state.finishing.values()):

@@ -12,13 +12,15 @@ from hermitcrab_wire.limits import MAX_IDS_IN_A_FRAME
 def take_next(waiting: list[Row], first_trigger: int, most: int, native: Collection[str]) -> tuple[Row, ...]:
     """The oldest rows up to the limit, at least up to the first that triggers, and never past a command.
 
-    A suspect that triggers has only its context with it.
+    A suspect that triggers has only its context with it, and so has the answer to a question: it belongs to the turn
+    that asked, which may be one of those before it.
     """
     count = min(max(most, first_trigger + 1), MAX_IDS_IN_A_FRAME)
-    if waiting[first_trigger].is_suspect:
+    if waiting[first_trigger].is_suspect or waiting[first_trigger].question:
         count = first_trigger + 1
     for index in range(first_trigger + 1, min(count, len(waiting))):
-        if waiting[index].is_suspect or command_of(waiting[index], native) is not None:
+        row = waiting[index]
+        if row.is_suspect or row.question or command_of(row, native) is not None:
             count = index
             break
     taken = tuple(waiting[:count])

@@ -33,6 +33,13 @@ class Row(NamedTuple):
         return self.trigger and self.tries >= SUSPECT_TRIES
 
     @property
+    def question(self) -> str | None:
+        """The question of the agent's that the row is the answer to."""
+        if self.kind != "system" or self.content.get("type") != "question_response":
+            return None
+        return text_of(self.content.get("questionId")) or None
+
+    @property
     def text(self) -> str:
         return text_of(self.content.get("text"))
 

@@ -23,7 +23,7 @@ from hermitcrab_runner.providers import base
 from hermitcrab_runner.reply import Reply, clean, parse_reply
 from hermitcrab_runner.rows import Row, parse_row
 from hermitcrab_runner.surroundings import Surroundings
-from hermitcrab_runner.tools.desk import Desk, question_of
+from hermitcrab_runner.tools.desk import Desk
 from hermitcrab_runner.turn_state import Group, Stalled, Tool, TurnState
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.limits import INBOUND_WINDOW
@@ -152,8 +152,8 @@ class TurnLoop:
                 return
             self._let_old_context_go()
             first = next((index for index, row in enumerate(state.waiting) if row.trigger), None)
-            if first is None or (state.asked and state.waiting[first].is_suspect):
-                return
+            if first is None or (state.asked and (state.waiting[first].is_suspect or state.waiting[first].question)):
+                return  # The turn that runs may be one that asks again what was answered.
             command = command_of(state.waiting[first], self._provider.native_commands)
             if command is not None:
                 if state.asked:
@@ -273,7 +273,7 @@ class TurnLoop:
     def _answer_before(self, question: str) -> Row | None:
         """The answer to a question that an attempt which broke off has asked, if it came meanwhile."""
         for row in (*self._state.waiting, *(row for group in self._state.asked.values() for row in group.rows)):
-            if question_of(row) == question:
+            if row.question == question:
                 if row in self._state.waiting and self._join(row):
                     self._state.waiting.remove(row)
                 return row

@@ -79,11 +79,11 @@ class Desk:
 
     def awaits(self, row: Row) -> bool:
         """Whether the row answers a question that a call waits for."""
-        return question_of(row) in self._waiting
+        return row.question in self._waiting
 
     def hear(self, row: Row) -> None:
         """The answer to a question is here."""
-        waiting = self._waiting.pop(question_of(row) or "", None)
+        waiting = self._waiting.pop(row.question or "", None)
         if waiting is not None:
             waiting.call.answer(text_of(row.content.get("selectedOption")), False)
 
@@ -103,10 +103,3 @@ class Desk:
         """Nobody is left who could use an answer; one that comes is a message like any other."""
         for key in [key for key, each in self._waiting.items() if each.until is not None]:
             self._waiting.pop(key).call.answer("Error: the turn is over", True)
-
-
-def question_of(row: Row) -> str | None:
-    """The question that the row is an answer to."""
-    if row.kind != "system" or row.content.get("type") != "question_response":
-        return None
-    return text_of(row.content.get("questionId")) or None
