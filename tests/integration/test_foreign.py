@@ -18,7 +18,7 @@ from hermitcrab.channels.base import Choice, Delivery, Traits
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup
-from hermitcrab.model.messages import Address
+from hermitcrab.model.messages import Address, ChannelMessage, InFile
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import container_configs
 from hermitcrab.testing import foreign_runner
@@ -263,6 +263,27 @@ async def until_delivered(host: Host, session: Session) -> None:
         return not await host.mailboxes.run(session, lambda mailbox: mailbox.counts().undelivered)
 
     await until(delivered)
+
+
+async def test_a_foreign_runner_finds_the_files_that_people_send(need_engine: NeedEngine, tmp_path: Path) -> None:
+    need_engine("bubblewrap")
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        files = []
+        for number, name in enumerate(("first.txt", "../second <x>.md"), 1):
+            path = tmp_path / name.rpartition("/")[2]
+            await to_thread.run_sync(path.write_text, f"words of file {number}")
+            files.append(InFile(name=name, path=path, bytes=path.stat().st_size))
+        message = ChannelMessage(
+            id="one",
+            address=address,
+            content={"text": "open 2", "sender": "somebody", "senderId": "recording:1"},
+            timestamp="2026-01-01T00:00:00.000Z",
+            files=tuple(files),
+        )
+        receipt = await host.router.receive(message)
+        _, delivery = await channel.answer_to(receipt.row_ids[0])
+        assert delivery.content["text"] == "words of file 2"
 
 
 async def test_a_foreign_agent_looks_things_up_and_changes_nothing(need_engine: NeedEngine, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ nothing          answers nothing
 ask QUESTION     asks the user (yes or no), waits, and answers with what was chosen
 ncl WORDS        gives the host a command and answers with its response
 file NAME TEXT   sends a file
+open N           answers with the words in the Nth file that came with the message
 edit N TEXT / react N EMOJI / card TEXT / schedule TEXT / install PACKAGE
 tool NAME MS     says that it runs that tool, and goes on
 tasks            answers with the tasks that it knows, as the tool list_tasks does
@@ -208,7 +209,13 @@ def prompt_of(rows: list[sqlite3.Row]) -> str:
     for row in rows:
         content = content_of(row)
         if row["kind"] in {"chat", "chat-sdk"}:
-            lines.append(f'<message id="{row["seq"]}" from="{origin(row)}">{escape(content.get("text", ""))}</message>')
+            files = [
+                f"\n[{each.get('type') or 'file'}: {escape(each['name'])} — saved to /workspace/{each['localPath']}]"
+                for each in content.get("attachments") or []
+                if each.get("localPath")
+            ]
+            words = escape(content.get("text", "")) + "".join(files)
+            lines.append(f'<message id="{row["seq"]}" from="{origin(row)}">{words}</message>')
         elif row["kind"] == "task":
             lines.append(f'<task from="{origin(row)}">Instructions:\n{content.get("prompt", "")}</task>')
     return "\n".join(lines)
@@ -330,6 +337,10 @@ def act(text: str, sender: str) -> Iterator[str | None]:
             (ROOT / "outbox" / key).mkdir(parents=True)
             (ROOT / "outbox" / key / name).write_text(words)
             write_out({"text": "", "files": [name]}, place, key=key)
+        case "open":
+            number, _, files = rest.partition("\n")
+            paths = re.findall(r"saved to (/workspace/[^\]]+)\]", files)
+            yield answer((ROOT / paths[int(number) - 1].removeprefix("/workspace/")).read_text())
         case "edit":
             seq, _, words = rest.partition(" ")
             target, there = by_seq(int(seq))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from hermitcrab.channels.base import Choice, Traits
@@ -215,6 +216,19 @@ async def test_a_question_in_another_chat_than_the_sessions_own_is_answered_ther
         await post.until(session, "q1", "delivered")
         receipt = await router(post, runner).receive(typed("here", chat="b"))
         assert (receipt.session_ids, receipt.row_ids) == ((session.id,), ("qr-q1",))
+
+
+async def test_in_a_group_an_answer_needs_no_mention_and_other_words_do(open_post: Any) -> None:
+    runner = FakeRunner()
+    async with open_post(FakeChannel()) as post:
+        session = await post.session("a")
+        query = "UPDATE wirings SET engage_mode = 'mention', engage_pattern = NULL"
+        await post.store.write(lambda connection: connection.execute(query))
+        await ask(post, session, "q1")
+        host = router(post, runner)
+        other = replace(typed("what?", "m1"), is_group=True)
+        assert (await host.receive(other)).reason == "no agent of this chat is addressed by it"
+        assert (await host.receive(replace(typed("2", "m2"), is_group=True))).row_ids == ("qr-q1",)
 
 
 async def test_a_question_that_came_with_its_session_from_another_home_can_be_answered(open_post: Any) -> None:
