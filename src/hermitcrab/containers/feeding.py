@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -19,6 +18,7 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import Address, InboundRow
 from hermitcrab.model.sessions import Session
+from hermitcrab.store.clock import utc_now
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.limits import INBOUND_WINDOW, MAX_INTEGER, MAX_ROWS_IN_A_FRAME
 
@@ -72,7 +72,7 @@ class Feed:
     def is_behind(self) -> bool:
         """Whether rows may wait that could be pushed now: reading them failed."""
         flow = self._flow
-        could = flow.connection is not None and len(flow.outstanding) < INBOUND_WINDOW
+        could = flow.connection is not None and self._room() > 0
         return could and flow.more_waits and not self._pumping.locked()
 
     async def offer(self, row: InboundRow) -> None:
@@ -97,17 +97,15 @@ class Feed:
         flow = self._flow
         async with self._pumping:
             while flow.connection is not None and flow.more_waits:
-                room = min(INBOUND_WINDOW - len(flow.outstanding), MAX_ROWS_IN_A_FRAME)
-                if room <= 0 or (
-                    self._careful and any(row is None or row.trigger for row in flow.outstanding.values())
-                ):
+                room = self._room()
+                if room <= 0:
                     return
                 waiting = functools.partial(
                     Mailbox.pending,
                     limit=room,
                     excluding=frozenset(flow.outstanding),
                     on_wake_until=self._on_wake_until,
-                    now=datetime.now(UTC),
+                    now=utc_now(),
                 )
                 flow.more_waits = False
                 try:
@@ -122,6 +120,13 @@ class Feed:
                         rows = _up_to_one_that_triggers(rows)
                     self._push(rows)
                     flow.more_waits = flow.more_waits or whole == room or len(rows) < whole
+
+    def _room(self) -> int:
+        """How many rows may be pushed at once now."""
+        outstanding = self._flow.outstanding
+        if self._careful and any(row is None or row.trigger for row in outstanding.values()):
+            return 0
+        return min(INBOUND_WINDOW - len(outstanding), MAX_ROWS_IN_A_FRAME)
 
     def _push(self, rows: list[InboundRow]) -> None:
         flow = self._flow

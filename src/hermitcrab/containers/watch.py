@@ -64,11 +64,12 @@ class Watch:
         if exchange is None or slot.lock.locked():
             return
         quiet_s = anyio.current_time() - slot.active_at
+        # Before all else: whatever is to be caught up with, a runner that hangs will not do it.
+        if slot.life.phase in {Phase.READY, Phase.DRAINING} and await self._judge(slot, exchange, now):
+            return
         if (slot.life.phase is Phase.READY and exchange.is_behind) or (slot.life.phase is Phase.FROZEN and slot.wanted):
             # A mailbox or an engine failed when there was something to push.
             await self._catch_up(slot)
-            return
-        if slot.life.phase in {Phase.READY, Phase.DRAINING} and await self._judge(slot, exchange, now):
             return
         if slot.life.phase is Phase.READY and left is not None:
             await self._workspaces.look(slot, self._stop, left=left)

@@ -44,6 +44,30 @@ def test_it_is_set_aside_with_a_notice_the_others_go_on_and_a_person_lets_it_out
     virtual_time.run(whole)
 
 
+def test_one_that_hangs_while_it_is_handed_one_message_after_the_other_is_ended(tmp_path: Path) -> None:
+    async def whole() -> None:
+        simulation = Simulation(tmp_path, quarantine_after=100)
+        await simulation.start()
+        await simulation.add_session("chat")
+        script = simulation.script
+        script.crashes_on = "poison"
+        await simulation.say("chat", "poison")
+        await simulation.say("chat", "waits behind it")
+        await anyio.sleep(5)  # Some containers have ended by then, and the next is handed one message at a time.
+        script.crashes_on, script.beats, script.answers = None, False, False
+        await simulation.until_phase("chat", "ready")
+        hung = simulation.container("chat")
+        assert hung is not None
+        with anyio.fail_after(120):
+            while hung.runs:  # noqa: ASYNC110  # virtual time
+                await anyio.sleep(1)
+        script.beats = script.answers = True
+        await simulation.answered()
+        await simulation.stop()
+
+    virtual_time.run(whole)
+
+
 def test_ends_that_somebody_wanted_count_against_no_message(tmp_path: Path) -> None:
     async def whole() -> None:
         simulation = Simulation(tmp_path, quarantine_after=2, drain_within_s=0)
