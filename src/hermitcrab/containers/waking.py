@@ -127,6 +127,8 @@ class Waker:
             starting, slot.starting, slot.start_scope = slot.starting, None, None
             if starting is not None:
                 starting.set()
+            # What did not come up holds its place until it is cleared away, which was after it had left the queue.
+            self._admission.changed()
         if called_off:
             if (slot.wanted or slot.wanted_end != "stopped") and not self._background.closing:
                 self._retries.after_failure(slot)

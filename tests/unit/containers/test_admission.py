@@ -70,6 +70,20 @@ def test_a_group_with_a_small_limit_is_counted_for_that_from_its_first_start(pla
     play(scenario, memory_budget_mb=256)
 
 
+def test_a_start_that_fails_gives_its_place_to_who_waits(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        first, second = await sessions(simulation, 2)
+        simulation.engine.faults.die_after_start = True
+        await simulation.say(first)
+        await simulation.say(second)
+        await anyio.sleep(5)
+        simulation.engine.faults.die_after_start = False
+        # Each of them would wait behind the other, and nothing runs whose end could wake them.
+        await simulation.answered(within_s=300)
+
+    play(scenario, memory_budget_mb=256)
+
+
 @pytest.mark.parametrize("phase", ["ready", "frozen"])
 def test_the_one_that_was_quiet_longest_makes_room(play: Play, phase: str) -> None:
     async def scenario(simulation: Simulation) -> None:
