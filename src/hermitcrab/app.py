@@ -42,6 +42,7 @@ from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.skills import SkillShelf
 from hermitcrab.groups.surroundings import PROVIDERS, GroupSurveyor
 from hermitcrab.logic.liveness import AttentiveClock
+from hermitcrab.mailbox.mailbox import THIS_PROCESS
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.model.messages import Address, OutboundRow
@@ -159,10 +160,12 @@ async def open_host(
     extra_channels: Mapping[str, Channel] | None = None,
     keep_containers: bool = False,
     engine: Engine | None = None,
+    process: str = THIS_PROCESS,
 ) -> AsyncIterator[Host]:
     """A host on a prepared and locked home. Leaving it ends the containers, unless `keep_containers`.
 
-    `engine`: one that is open already, in place of the one that the settings name.
+    `engine`: one that is open already, in place of the one that the settings name. `process`: what this host is called
+    in ledgers; another one after it finds there what this one did not finish.
     """
     check_provider(settings)
     async with AsyncExitStack() as stack:
@@ -171,7 +174,11 @@ async def open_host(
         engine = engine or open_engine(home, settings, install)
         stack.push_async_callback(engine.aclose)
         mailboxes = await stack.enter_async_context(
-            Mailboxes(lambda session: session_folders(home, session).mailbox, whole_for=_whole_for(settings))
+            Mailboxes(
+                lambda session: session_folders(home, session).mailbox,
+                whole_for=_whole_for(settings),
+                process=process,
+            )
         )
         terminal = TerminalChannel()
         channels: dict[str, Channel] = {terminal.type: terminal, **(extra_channels or {})}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +67,27 @@ async def keep(store: Store, path: Path, certificate: Certificate) -> None:
         rows_returned=certificate.rows_returned,
     )
     await store.write(lambda connection: deaths.insert(connection, death))
+
+
+async def note_kept(store: Store, session: SessionId, kept: Sequence[dict[str, Any]]) -> None:
+    """Put into the index what only the session's folder has: a host died between the two. Raises StoreError."""
+    found = [_death(session, each) for each in kept if isinstance(each.get("generation"), int)]
+    lacking = await store.read(lambda connection: deaths.lacking(connection, found)) if found else []
+    for each in lacking:
+        await store.write(functools.partial(deaths.insert, death=each))
+
+
+def _death(session: SessionId, kept: dict[str, Any]) -> Death:
+    return Death(
+        session=session,
+        generation=Generation(kept["generation"]),
+        cause=str(kept.get("cause")),
+        text=str(kept.get("text")),
+        ended_at=str(kept.get("ended_at")),
+        duration_s=kept.get("duration_s"),
+        exit_code=kept.get("exit_code"),
+        rows_returned=int(kept.get("rows_returned") or 0),
+    )
 
 
 async def _is_kept(store: Store, certificate: Certificate) -> bool:

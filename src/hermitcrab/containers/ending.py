@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, deque
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -28,6 +27,7 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
 from hermitcrab.store import sessions
+from hermitcrab.store.clock import utc_now
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
@@ -77,7 +77,7 @@ class Ender:
             generation=generation,
             cause=ending.cause,
             text=ending.text,
-            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended_at=utc_now().isoformat(timespec="seconds"),
             duration_s=round(duration, 3) if duration is not None else None,
             exit_code=record.exit_code if record else None,
             rows_returned=returned,
@@ -156,7 +156,7 @@ class Ender:
 
         True: there are notices to deliver.
         """
-        now = datetime.now(UTC)
+        now = utc_now()
         rows = await self._mailboxes.run(
             slot.session, lambda mailbox: mailbox.pending(limit=64, fresh_container=True, now=now)
         )
@@ -170,7 +170,7 @@ class Ender:
         if why is None:
             return
         reason = f"{why}; the last one: {ending.text}"
-        now = datetime.now(UTC)
+        now = utc_now()
         notice = OutboundRow(
             id=MessageId(new_id("notice", int(now.timestamp() * 1000))),
             kind="chat",
@@ -210,7 +210,7 @@ class Ender:
             generation=view.generation,
             cause=ending.cause,
             text=ending.text,
-            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended_at=utc_now().isoformat(timespec="seconds"),
             exit_code=view.exit.exit_code if view.exit else None,
             log=await self._last_lines(view.name),
         )
@@ -227,8 +227,11 @@ class Ender:
             self._desk.clear(session, last)
             return certificates.read(session_folders(self._home, session).certificates)
 
-        known = {each.get("generation") for each in await to_thread.run_sync(look)}
+        kept = await to_thread.run_sync(look)
+        known = {each.get("generation") for each in kept}
         first = max(1, last - LOOKED_BACK)
+        recent = [each for each in kept if first <= (each.get("generation") or 0) <= last]
+        await certificates.note_kept(self._store, session.id, recent)
         ending = explain(None, wanted=None, farewell=None, around=self._unattended)
         for number in range(first, last + 1):
             if number in known:
@@ -238,7 +241,7 @@ class Ender:
                 generation=Generation(number),
                 cause=ending.cause,
                 text=ending.text,
-                ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                ended_at=utc_now().isoformat(timespec="seconds"),
                 rows_returned=rows_returned if number == last else 0,
             )
             await self._keep(session, certificate)

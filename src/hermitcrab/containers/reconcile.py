@@ -140,14 +140,13 @@ class Reconciler:
 
         async def look(session: Session) -> None:
             async with limiter:
-                live = self._runner.generation_of(session.id)
-                if live is not None:
-                    await self._runner.certify_missing(session, Generation(live - 1), rows_returned=0)
-                elif not self._runner.attends(session.id) and not result.engine_unknown:
-                    # No container of any older generation is left: what it had claimed is free again.
-                    older = Generation(session.generation + 1)
-                    freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
-                    await self._runner.certify_missing(session, session.generation, rows_returned=len(freed))
+                if not result.engine_unknown or self._runner.generation_of(session.id) is not None:
+                    last, freed = self._runner.last_ended(session), []
+                    if not self._runner.attends(session.id):
+                        # No container of any older generation is left: what it had claimed is free again.
+                        older = Generation(last + 1)
+                        freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
+                    await self._runner.certify_missing(session, last, rows_returned=len(freed))
                 counts = await self._mailboxes.run(session, Mailbox.counts)
                 if counts.undelivered:
                     result.delivering.append(session)

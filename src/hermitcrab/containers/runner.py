@@ -412,6 +412,14 @@ class ContainerRunner:
         """The generation that the session's live container has, or None without one."""
         return self._slots.generation_of(session_id)
 
+    def last_ended(self, session: Session) -> Generation:
+        """The newest generation that has no container any more, once every container of the engine's was met."""
+        slot = self._slots.get(session.id)
+        if slot is None:
+            return session.generation
+        begun = slot.life.phase not in {Phase.ABSENT, Phase.QUEUED, Phase.BACKOFF, Phase.QUARANTINED}
+        return Generation(slot.life.generation - 1) if begun else slot.life.generation
+
     # Joints between the parts.
 
     async def _wake(self, session: Session) -> WakeOutcome:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from anyio import to_thread
@@ -21,7 +21,7 @@ from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow, OutFile
 from hermitcrab.model.sessions import Session
-from hermitcrab.store.clock import timestamp
+from hermitcrab.store.clock import timestamp, utc_now
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILES_IN_A_MESSAGE, MAX_ID_CHARACTERS
 
@@ -169,7 +169,7 @@ def _time(text: object) -> str | None:
         return None
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-        latest = datetime.now(UTC) + LATEST_DELIVERY
+        latest = utc_now() + LATEST_DELIVERY
         if moment is not None and moment.tzinfo is not None and moment <= latest:
             return timestamp(moment)
     except (ValueError, OverflowError):

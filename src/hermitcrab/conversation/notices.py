@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import anyio
 import anyio.abc
@@ -20,6 +19,7 @@ from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import messaging_groups, sessions
+from hermitcrab.store.clock import utc_now
 from hermitcrab.store.database import Store
 
 TYPING_INTERVAL_S = 4.0
@@ -73,7 +73,7 @@ class Notices:
 
     async def trouble(self, session: Session, text: str) -> None:
         """One sentence to the session's chat, kept and delivered like the agent's own words. Never raises."""
-        now = datetime.now(UTC)
+        now = utc_now()
         address: Address | None = None
         try:
             address = await self._address(session)

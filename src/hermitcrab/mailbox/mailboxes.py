@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -24,9 +24,10 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.errors import HermitcrabError, StoreDamagedError, StoreError, StoreTooNewError
-from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.mailbox.mailbox import THIS_PROCESS, Mailbox
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
+from hermitcrab.store.clock import utc_now
 
 OPEN_AT_MOST = 400
 QUIET_BEFORE_CLOSE_S = 30.0
@@ -63,8 +64,13 @@ class Mailboxes:
         open_at_most: int = OPEN_AT_MOST,
         quiet_before_close_s: float = QUIET_BEFORE_CLOSE_S,
         whole_for: timedelta | None = None,
+        process: str = THIS_PROCESS,
     ) -> None:
-        """`folder_of`: where a session's mailbox lies. `whole_for`: older messages are compacted; None: none is."""
+        """`folder_of`: where a session's mailbox lies. `whole_for`: older messages are compacted; None: none is.
+
+        `process`: who sends, for the ledger.
+        """
+        self._process = process
         self._whole_for = whole_for
         self._folder_of = folder_of
         # A quarter of what this process may open: sockets and containers need descriptors too.
@@ -114,7 +120,7 @@ class Mailboxes:
         box.users += 1
         try:
             async with box.turn:
-                return await to_thread.run_sync(_work, box, function, limiter=self._limiter)
+                return await to_thread.run_sync(_work, box, self._process, function, limiter=self._limiter)
         except (StoreDamagedError, StoreTooNewError) as error:
             raise self._put_aside(session, error) from error
         finally:
@@ -172,7 +178,7 @@ class Mailboxes:
         try:
             with anyio.CancelScope(shield=True):
                 async with box.turn:
-                    before = None if self._whole_for is None else datetime.now(UTC) - self._whole_for
+                    before = None if self._whole_for is None else utc_now() - self._whole_for
                     await to_thread.run_sync(_shut, box, before, limiter=self._limiter)
         finally:
             box.users -= 1
@@ -200,10 +206,10 @@ def _of_session(error: StoreError, session: Session) -> StoreError:
     return type(error)(f"session {session.id}: {error.message}", hint=error.hint)
 
 
-def _work(box: _Box, function: Callable[[Mailbox], T]) -> T:
+def _work(box: _Box, process: str, function: Callable[[Mailbox], T]) -> T:
     with box.busy:
         if box.mailbox is None:
-            box.mailbox = Mailbox.open(box.path)
+            box.mailbox = Mailbox.open(box.path, process=process)
         try:
             return function(box.mailbox)
         except StoreDamagedError:

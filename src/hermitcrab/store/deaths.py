@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
@@ -49,6 +50,13 @@ def is_noted(connection: Connection, session: SessionId, generation: Generation)
     """Whether the end of that generation is in the index."""
     query = "SELECT 1 FROM deaths WHERE session_id = ? AND generation = ?"
     return connection.execute(query, (session, generation)).fetchone() is not None
+
+
+def lacking(connection: Connection, found: Sequence[Death]) -> list[Death]:
+    """Those of `found` that the index does not have, apart from what it has forgotten for its age."""
+    (count, oldest) = connection.execute("SELECT count(*), coalesce(min(ended_at), '') FROM deaths").fetchone()
+    recent = found if count < KEPT else [each for each in found if each.ended_at >= oldest]
+    return [each for each in recent if not is_noted(connection, each.session, each.generation)]
 
 
 def newest(connection: Connection, *, limit: int, cause: str | None = None, since: str | None = None) -> list[Death]:

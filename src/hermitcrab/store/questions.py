@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from sqlite3 import Connection
 
 from hermitcrab.model.ids import MessageId, SessionId
 from hermitcrab.model.messages import Address
-from hermitcrab.store.clock import timestamp
+from hermitcrab.store.clock import timestamp, utc_now
 
 KEPT_FOR = timedelta(days=1)
 """How long an expired question is remembered, to tell whoever answers it late."""
@@ -29,7 +29,7 @@ class AskedQuestion:
 
 def ask(connection: Connection, session_id: SessionId, message_id: MessageId, address: Address, open_s: float) -> None:
     """A question is shown from now on, for `open_s` seconds. One that is known keeps its time."""
-    now = datetime.now(UTC)
+    now = utc_now()
     connection.execute("DELETE FROM questions WHERE expires_at < ?", (timestamp(now - KEPT_FOR),))
     connection.execute(
         "INSERT INTO questions (session_id, message_out_id, channel_type, platform_id, thread_id, asked_at, expires_at)"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from hermitcrab.containers import certificates, machine
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.gateway.listener import Gateway
 from hermitcrab.model.container import ContainerStatus
+from hermitcrab.store import deaths, sessions
 from hermitcrab.testing import virtual_time
 from hermitcrab.testing.fake_engine import FakeContainer
 from hermitcrab.testing.simulation import Simulation
@@ -292,3 +296,36 @@ def test_a_certificate_that_died_with_its_host_is_made_up_for_by_the_next_one(
 
     found = play(tmp_path, scenario)
     assert [(each["generation"], each["cause"]) for each in found] == [(2, "host-died")]
+
+
+def test_an_end_that_was_not_noted_when_its_host_died_is_noted_by_the_next_one(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        key = simulation.chats["chat"][1]
+
+        await simulation.leave()
+        with closing(sqlite3.connect(simulation.home.database)) as connection, connection:
+            connection.execute("DELETE FROM deaths")
+            sessions.unsettle(connection, key)
+        await simulation.start()
+        noted = await simulation.host.store.read(lambda connection: deaths.newest(connection, limit=10))
+        assert [(each.session, each.generation, each.cause) for each in noted] == [(key, 1, "stopped")]
+
+    play(tmp_path, scenario)
+
+
+def test_what_vanished_before_a_host_could_ask_its_engine_is_certified_though_its_session_waits(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        container = await live(simulation)
+        await simulation.leave()
+        assert container.process is not None
+        container.process.exit(137)
+        simulation.machine.containers.clear()
+        simulation.engine.faults.unavailable = True
+        await simulation.start()
+        await simulation.say("chat")
+        await anyio.sleep(1)
+        simulation.engine.faults.unavailable = False
+        await simulation.answered()
+
+    found = play(tmp_path, scenario)
+    assert found[0]["generation"] == 2
