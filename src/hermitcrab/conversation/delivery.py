@@ -8,6 +8,8 @@ answer twice.
 
 from __future__ import annotations
 
+import functools
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +36,11 @@ from hermitcrab.model.messages import Address, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.model import DeliverySettings
+from hermitcrab.store.clock import utc_now
 from hermitcrab.store.database import Store
 from hermitcrab_wire import faults
 
-LONGEST_WAIT_S = 6 * 3600.0
+LONGEST_WAIT_S = 600.0
 """A timer that is set for later looks again earlier: clocks of machines change."""
 
 Change = Callable[[Mailbox], object]
@@ -65,6 +68,8 @@ class _Outbox:
     lanes: dict[str, _Lane] = field(default_factory=dict)
     waiting: dict[str, Address | None] = field(default_factory=dict)
     """Lanes with a postponed row."""
+    postponed: dict[MessageId, float] = field(default_factory=dict)
+    """When rows that this process postponed are due, on the monotonic clock: the ledger's may have been set back."""
     retry_at: float | None = None
     """On the monotonic clock: when the one timer that counts goes off."""
     failures: int = 0
@@ -175,15 +180,17 @@ class Deliverer:
             await run(session, lambda mailbox: mailbox.deliver_now())
             outbox.at_once = False
         heads, scheduled_at = await run(session, lambda mailbox: mailbox.lanes())
-        now = datetime.now(UTC)
+        now = utc_now()
         due_at = [] if scheduled_at is None else [_moment(scheduled_at, now)]
         outbox.waiting.clear()
         for head in heads:
             if (at := _moment(head.due_at, now)) > now:
-                outbox.waiting[head.lane] = head.address
-                due_at.append(at)
-            else:
-                self._open_lane(outbox, head.lane, head.address)
+                if time.monotonic() < outbox.postponed.get(head.id, math.inf):
+                    outbox.waiting[head.lane] = head.address
+                    due_at.append(at)
+                    continue
+                await run(session, functools.partial(Mailbox.deliver_now, lane=head.lane))
+            self._open_lane(outbox, head.lane, head.address)
         if due_at:
             self._retry(outbox, (min(due_at) - now).total_seconds())
 
@@ -202,6 +209,9 @@ class Deliverer:
                 lane.again = False
                 async with self._pace.turn(lane.address):
                     row = await self._mailboxes.run(outbox.session, lambda mailbox: mailbox.begin_in_lane(lane.name))
+                    if row is None and more:
+                        # What waits there is due later, and no timer may be set for that yet.
+                        outbox.again = True
                     more = row is not None and await self._deliver(outbox, lane, row)
             outbox.failures = 0
         except Exception as error:  # noqa: BLE001  # the edge of one lane, as above
@@ -214,6 +224,7 @@ class Deliverer:
     async def _deliver(self, outbox: _Outbox, lane: _Lane, row: OutboundRow) -> bool:
         """One attempt at a row that is on record as being sent, and what follows. Whether more waits behind it."""
         session = outbox.session
+        outbox.postponed.pop(row.id, None)
         faults.point("delivery.sending")
 
         async def note(parts: int, platform_id: str | None) -> None:
@@ -238,7 +249,7 @@ class Deliverer:
                 return await self._failed(outbox, lane, row, came_of_it)
 
     async def _failed(self, outbox: _Outbox, lane: _Lane, row: OutboundRow, trouble: Trouble) -> bool:
-        now = datetime.now(UTC)
+        now = utc_now()
         if (pause_s := channel_pause_s(trouble)) > 0 and lane.address is not None:
             self._pace.pause(lane.address.channel_type, pause_s)
         decided = verdict(
@@ -253,6 +264,7 @@ class Deliverer:
         if isinstance(decided, Later):
             retry_at = now + timedelta(seconds=decided.in_s)
             outbox.waiting[lane.name] = lane.address
+            outbox.postponed[row.id] = time.monotonic() + decided.in_s
             await self._record(outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, retry_at))
             log.info(
                 "delivery.postponed",
@@ -306,7 +318,7 @@ class Deliverer:
         for row in await run(session, lambda mailbox: mailbox.interrupted()):
             key: MessageId = row.id
             if self._sender.is_idempotent(row):
-                reason, at = "the host died while it was sent; sent again under the same key", datetime.now(UTC)
+                reason, at = "the host died while it was sent; sent again under the same key", utc_now()
                 await run(session, lambda mailbox, key=key, at=at: mailbox.delivery_failed(key, reason, at))  # type: ignore[misc]  # noqa: B023
             else:
                 await run(session, lambda mailbox, key=key: mailbox.delivery_unknown(key, tell=True))  # type: ignore[misc]

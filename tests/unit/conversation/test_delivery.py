@@ -298,6 +298,35 @@ async def test_a_message_for_later_waits_for_its_time_and_holds_nothing_back(ope
         assert datetime.now(UTC) >= at
 
 
+async def test_a_message_whose_time_comes_does_not_make_one_that_was_postponed_wait_for_ever(open_post: Any) -> None:
+    channel = fake()
+    channel.then(is_busy(retry_after_s=0.4))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        after = (datetime.now(UTC) + timedelta(seconds=0.15)).isoformat(timespec="milliseconds")
+        await post.say(session, "later", deliver_after=after.replace("+00:00", "Z"))
+        await post.say(session, "now")
+        post.deliverer.notify(session)
+        await post.until(session, "now", "delivered")
+        assert channel.texts() == ["later", "now"]
+
+
+async def test_a_clock_that_is_set_back_makes_nothing_wait_longer(
+    open_post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = fake()
+    channel.then(is_busy(retry_after_s=0.1))
+    async with open_post(channel) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        post.deliverer.notify(session)
+        await channel.until(lambda: len(channel.calls) == 1)
+        await post.until(session, "o", "queued")
+        right = time.time
+        monkeypatch.setattr(time, "time", lambda: right() - 3600)
+        await post.until(session, "o", "delivered")
+
+
 async def test_a_channel_and_a_chat_are_written_to_no_faster_than_they_take_it(open_post: Any) -> None:
     channel = fake(traits=Traits(rate=Rate(per_s=200, burst=2), chat_rate=Rate(per_s=20, burst=1)))
     async with open_post(channel) as post:
@@ -641,9 +670,9 @@ async def test_an_end_of_which_nobody_was_told_before_a_crash_is_told_at_the_nex
 
 def _another_process() -> None:
     """What follows is another host's: the mark of who sends changes."""
-    from hermitcrab.mailbox import mailbox  # noqa: PLC0415
+    from hermitcrab.mailbox.mailboxes import Mailboxes  # noqa: PLC0415
 
-    signature = mailbox.Mailbox.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
+    signature = Mailboxes.__init__.__kwdefaults__
     signature["process"] = f"{signature['process']}+"
 
 
