@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -17,38 +18,84 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
+from hermitcrab.testing.virtual_sockets import MemoryListener, MemoryServer, Network
+
 T = TypeVar("T")
 
 _STUCK_AFTER_S = 20.0
 """Of real time: nothing is ready, no timer runs, and nobody will wake this loop."""
 
+EPOCH_S = 1_767_225_600.0
+"""What a turned clock shows at the beginning: 2026-01-01."""
+
 
 class _Jumping(selectors.DefaultSelector):
     """Waits for what is ready now; if nothing is, lets the time pass that it was to wait for."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_after_s: float) -> None:
         super().__init__()
         self.passed_s = 0.0
+        self._stuck_after_s = stuck_after_s
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            ready = super().select(_STUCK_AFTER_S)
+            ready = super().select(self._stuck_after_s)
             if not ready:
                 raise TimeoutError("everything waits for something that cannot come")
             return ready
-        ready = super().select(0)
+        ready = super().select(0) if self._stuck_after_s else []
         if not ready and timeout > 0:
             self.passed_s += timeout
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
+    def __init__(self, *, stuck_after_s: float = _STUCK_AFTER_S) -> None:
+        """`stuck_after_s`: how long to wait, of real time, for the kernel; 0: nothing comes from there at all."""
+        self._jumping = _Jumping(stuck_after_s)
+        self.network = Network()
+        """For sockets that were bound by `virtual_sockets.bind`; all others are the kernel's."""
         super().__init__(self._jumping)
 
     def time(self) -> float:
         return self._jumping.passed_s
+
+    async def create_unix_server(
+        self, protocol_factory: Any, path: Any = None, *, sock: Any = None, **more: Any
+    ) -> Any:
+        if not isinstance(sock, MemoryListener):
+            return await super().create_unix_server(protocol_factory, path, sock=sock, **more)
+        server = MemoryServer(self.network, sock, protocol_factory)
+        if more.get("start_serving", True):
+            await server.start_serving()
+        return server
+
+    def dial(self, path: str, protocol_factory: Any) -> Any:
+        """A connection to a socket in memory, as `create_unix_connection` gives one to the kernel's."""
+        return self.network.dial(self, path, protocol_factory)
+
+
+class Clocks:
+    """What the machine's clocks show, as far as anybody asks the module `time`."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.set_forward_s = 0.0
+        """How far somebody has set the clock of the day."""
+
+    @contextmanager
+    def turned(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, function in (
+                ("monotonic", self._loop.time),
+                ("monotonic_ns", lambda: int(self._loop.time() * 1e9)),
+                ("time", self.time),
+            ):
+                stack.enter_context(patch.object(time, name, function))
+            yield
+
+    def time(self) -> float:
+        return EPOCH_S + self._loop.time() + self.set_forward_s
 
 
 async def _in_place(function: Callable[..., Any], *arguments: Any, limiter: Any = None, **_options: Any) -> Any:

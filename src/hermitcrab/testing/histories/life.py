@@ -1,0 +1,129 @@
+"""One life of a host process in a history, and its death at any step: from then on nothing that it does is seen.
+
+A real process that is killed runs no more code. Here its tasks are cancelled, and until the last of them has ended,
+everything through which they could still change the world is closed to them: threads' work, databases, the engine,
+channels and sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+CURRENT: ContextVar[Life | None] = ContextVar("CURRENT", default=None)
+"""Whose code runs. None: the world's."""
+
+Step = Callable[[str], None]
+
+
+@dataclass(eq=False)
+class Life:
+    number: int
+    dead: bool = False
+    tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
+    connections: list[sqlite3.Connection] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def die(self) -> None:
+        """At once, in the middle of whatever it does."""
+        self.dead = True
+        for each in list(self.tasks):
+            if not each.done():
+                each.cancel()
+
+    async def unwind(self) -> None:
+        """Until nothing of it runs any more."""
+        while alive := [each for each in self.tasks if not each.done()]:
+            for each in alive:
+                each.cancel()
+            await asyncio.sleep(0)
+        for connection in self.connections:
+            connection.close()
+        self.tasks.clear()
+        self.connections.clear()
+        self.gone.set()
+
+
+def stop_if_dead() -> None:
+    """Raises what ends the task of a process that is no more."""
+    if (life := CURRENT.get()) is not None and life.dead:
+        raise asyncio.CancelledError
+
+
+def task_factory(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -> asyncio.Task[Any]:
+    """Notes whose task it is."""
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    life = CURRENT.get() if context is None else context.get(CURRENT)
+    if life is not None:
+        life.tasks[task] = None
+        task.add_done_callback(lambda done: life.tasks.pop(done, None))
+        if life.dead:
+            task.cancel()
+    return task
+
+
+async def in_place(function: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
+    """For `anyio.to_thread.run_sync`: at once, on the loop, and never for the dead. So it needs no limiter."""
+    await asyncio.sleep(0)
+    stop_if_dead()
+    return function(*arguments)
+
+
+class Disk:
+    """The databases' disk, as far as it can go wrong."""
+
+    def __init__(self, step: Step) -> None:
+        self.full = False
+        self.step = step
+
+    def connect(self, *arguments: Any, **more: Any) -> sqlite3.Connection:
+        """In place of `sqlite3.connect`."""
+        stop_if_dead()
+        connection = _connect(*arguments, factory=_Watched, **more)
+        assert isinstance(connection, _Watched)
+        connection.disk = self
+        if str(arguments[0]).endswith(_MAILBOX):
+            # Only one connection ever has it: the others' locks would be most of what it costs.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if (life := CURRENT.get()) is not None:
+            life.connections.append(connection)
+        return connection
+
+
+_connect = sqlite3.connect
+_MAILBOX = ("inbound.db", "outbound.db")
+
+
+class _Watched(sqlite3.Connection):
+    disk: Disk
+    changes = 0
+    """How many rows were ever changed before the present transaction."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql == "BEGIN IMMEDIATE":
+            self.changes = self.total_changes
+        if sql != "COMMIT":
+            return super().execute(sql, parameters)
+        if self.disk.full and self.total_changes > self.changes:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        self.disk.step("commit")
+        done = super().execute(sql, parameters)
+        self.disk.step("committed")
+        return done
+
+
+@contextlib.contextmanager
+def as_life(life: Life | None) -> Iterator[None]:
+    """What is begun in the block is that one's."""
+    token = CURRENT.set(life)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
