@@ -451,7 +451,11 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
                     pass
             message = one_sentence(crab(small / "home", "chat", "x" * 50_000), 1)
             assert "disk is full" in message
+            (tmp_path / "file").write_bytes(bytes(300_000))
+            message = one_sentence(crab(small / "home", "chat", "--file", str(tmp_path / "file")), 1)
+            assert "disk is full" in message
             filler.unlink()
+            assert crab(small / "home", "chat", "--file", str(tmp_path / "file"), "a file").stdout == "Echo: a file\n"
             assert crab(small / "home", "chat", "after").stdout == "Echo: after\n"
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import threading
@@ -11,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from hermitcrab.errors import BadInputError, NotFoundError
+from hermitcrab.errors import BadInputError, DiskFullError, HermitcrabError, NotFoundError
 from hermitcrab.model.messages import InFile
 from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES
 
@@ -47,18 +48,29 @@ class Uploads:
             self._known.move_to_end(key)
             while len(self._known) > UPLOADS_AT_MOST:
                 self._drop(next(iter(self._known)))
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                there = os.fstat(descriptor).st_size
-                if offset == there and offset + len(part) <= size:
-                    written = 0
-                    while written < len(part):
-                        written += os.pwrite(descriptor, part[written:], offset + written)
-                    there += written
-            finally:
-                os.close(descriptor)
-            return there
+                return self._write(key, size, offset, part)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise HermitcrabError(f"The file cannot be kept: {error.strerror or error}.") from error
+                self._drop(key)
+                raise DiskFullError(
+                    "The disk is full, and nothing of the message was kept.", hint="Free some space and send it again."
+                ) from error
+
+    def _write(self, key: str, size: int, offset: int, part: bytes) -> int:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            there = os.fstat(descriptor).st_size
+            if offset == there and offset + len(part) <= size:
+                written = 0
+                while written < len(part):
+                    written += os.pwrite(descriptor, part[written:], offset + written)
+                there += written
+        finally:
+            os.close(descriptor)
+        return there
 
     def whole(self, key: str, name: str, sha256: str) -> InFile:
         """A file that is here as it was announced. Raises NotFoundError for any other: it is to be sent again."""

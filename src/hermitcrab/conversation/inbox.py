@@ -58,7 +58,7 @@ class Inbox:
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise DiskFullError(
-                    "There is no space left for the files; nothing of the message was kept.",
+                    "The disk is full, and nothing of the message was kept.",
                     hint="Free some space and send it again.",
                 ) from error
             raise HermitcrabError(f"The files could not be kept: {error.strerror or error}.") from error

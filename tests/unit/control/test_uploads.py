@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hermitcrab.control.uploads import UPLOADS_AT_MOST, Uploads
-from hermitcrab.errors import BadInputError, NotFoundError
+from hermitcrab.errors import BadInputError, HermitcrabError, NotFoundError
 from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES
 
 
@@ -70,10 +71,8 @@ def test_ids_are_no_paths_and_links_are_not_followed(tmp_path: Path) -> None:
         each.unlink()
     path.symlink_to(victim)
     for key in ("../../x", "/etc/x", "a\0b", "\ud800", "x" * 10_000):
-        try:
+        with contextlib.suppress(HermitcrabError):
             uploads.add(key, 1, 0, coded(b"x"))
-        except OSError:
-            continue
     assert victim.read_text() == "mine"
     os.unlink(path)  # noqa: PTH108
 
