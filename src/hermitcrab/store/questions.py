@@ -13,6 +13,9 @@ from hermitcrab.store.clock import timestamp, utc_now
 KEPT_FOR = timedelta(days=1)
 """How long an expired question is remembered, to tell whoever answers it late."""
 
+OF_A_SESSION_AT_MOST = 256
+"""An agent that asks more than that has its oldest forgotten: answers to those are ordinary messages."""
+
 IN_A_CHAT_AT_MOST = 64
 """Of one chat's questions, the newest are looked at."""
 
@@ -43,6 +46,11 @@ def ask(connection: Connection, session_id: SessionId, message_id: MessageId, ad
             timestamp(now),
             timestamp(now + timedelta(seconds=open_s)),
         ),
+    )
+    connection.execute(
+        "DELETE FROM questions WHERE session_id = ?1 AND rowid <= (SELECT rowid FROM questions WHERE session_id = ?1"
+        " ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
+        (session_id, OF_A_SESSION_AT_MOST),
     )
 
 
