@@ -145,8 +145,9 @@ class Deliverer:
                 outbox.at_once = True
                 self.notify(outbox.session)
 
-    def failed_later(self, session: Session) -> None:
+    def failed_later(self, session: Session, row: OutboundRow) -> None:
         """A message that its platform had taken has failed: those concerned are told. Returns at once."""
+        self._told_of_end(session, row)
         if self._tasks is not None:
             self._tasks.start_soon(isolated, self._tell, session)
 

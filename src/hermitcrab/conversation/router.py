@@ -26,7 +26,7 @@ from hermitcrab.logic.routing import Hearing, hearings, thread_of_session
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.groups import MessagingGroup
 from hermitcrab.model.ids import MessageId, SessionId, new_id
-from hermitcrab.model.messages import ChannelMessage, InboundRow
+from hermitcrab.model.messages import ChannelMessage, InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import messaging_groups, questions, sessions, wirings
 from hermitcrab.store.database import Store
@@ -49,11 +49,11 @@ class Router:
         runner: ContainerRunner,
         *,
         message_bytes_at_most: int,
-        failed_later: Callable[[Session], None] = lambda _: None,
+        failed_later: Callable[[Session, OutboundRow], None] = lambda _session, _row: None,
         inbox_of: Callable[[Session], Path],
         said: Callable[[Session], None] = lambda _: None,
     ) -> None:
-        """`failed_later`: told of a session with a message that a platform had taken and then could not deliver.
+        """`failed_later`: told of a message that a platform had taken and then could not deliver.
 
         `inbox_of`: where a session's files from people lie. `said`: told of a session in which the host has said
         something.
@@ -124,7 +124,7 @@ class Router:
             session, lambda mailbox: mailbox.settle_later(row.id, status, reason, tell=failed is not None)
         )
         if changed and failed is not None:
-            self._failed_later(session)
+            self._failed_later(session, replace(row, delivery="failed", reason=reason))
 
     async def _see_to_repeat(self, session: Session, hearing: Hearing, message: ChannelMessage) -> None:
         """Whoever sends something again may do so because nothing came of it."""

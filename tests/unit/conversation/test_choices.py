@@ -83,8 +83,9 @@ async def test_a_choice_that_belongs_to_no_question_changes_nothing(open_post: A
 
 
 async def test_what_a_platform_says_later_of_a_message_is_on_record(open_post: Any) -> None:
-    channel = FakeChannel()
+    channel, ended = FakeChannel(), list[tuple[str, str]]()
     async with open_post(channel) as post:
+        post.deliverer._told_of_end = lambda _session, row: ended.append((row.id, row.delivery))
         session = await post.session("a")
         for key in ("o1", "o2", "o3"):
             await post.say(session, key)
@@ -101,6 +102,7 @@ async def test_what_a_platform_says_later_of_a_message_is_on_record(open_post: A
         assert "is not in use" in row.reason
         found = await post.eventually(lambda: post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9)))
         assert [each.id for each in found] == ["undelivered-o2"]
+        assert ended == [("o1", "delivered"), ("o2", "delivered"), ("o3", "delivered"), ("o2", "failed")]
         await host.settled("sess-fake-a/o1", failed="too late")
         assert (await post.row(session, "o1")).delivery == "confirmed"
 
