@@ -168,6 +168,16 @@ async def test_who_the_request_is_for_is_decided_by_the_route_alone(stage: Make)
         assert [exchange.header("host") for exchange in at.upstream.exchanges] == [[own]] * 3
 
 
+async def test_whose_request_it_is_is_decided_by_the_socket_alone(stage: Make) -> None:
+    async with stage(fine) as at:
+        claims = [f"X-Session: {OTHER}", f"X-Hermitcrab-Session: {OTHER}", f"Forwarded: for={OTHER}", f"From: {OTHER}"]
+        for claim in claims:
+            await at.ask(request("GET /anthropic/v1/models HTTP/1.1", claim), SESSION)
+        assert {record.session for record in at.records} == {SESSION}
+        await at.ask(request("GET /anthropic/v1/models HTTP/1.1", f"X-Session: {SESSION}"), OTHER)
+        assert at.records[-1].session == OTHER
+
+
 # Requests that can be read in two ways (60)
 
 

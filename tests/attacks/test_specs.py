@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -407,3 +408,30 @@ async def say_in(host: Host, chat: str) -> str:
 async def answered(channel: RecordingChannel, row_id: str) -> str:
     _, delivery = await channel.answer_to(row_id)
     return str(delivery.content["text"])
+
+
+async def test_nothing_of_ours_lies_in_the_shared_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, need_engine: Callable[[str], object]
+) -> None:
+    """Whoever else is on the machine could have put something there before, under a name that is easy to guess."""
+    need_engine("bubblewrap")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    monkeypatch.setenv("TMPDIR", str(shared))
+    made: list[str] = []
+    real = tempfile.mkdtemp
+
+    def noted(suffix: str | None = None, prefix: str | None = None, dir: str | None = None) -> str:  # noqa: A002
+        if dir is None:
+            made.append(str(prefix))
+        return real(suffix, prefix, dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", noted)
+    async with host_on(tmp_path / "home", "bubblewrap") as (host, channel):
+        _, address = await add_chat(host, "chat")
+        receipt = await say(host, address, "one", "hello")
+        await channel.answer_to(receipt.row_ids[0])
+        assert list(shared.iterdir()) == []
+    assert list(shared.iterdir()) == []
+    assert made == [], "not even for a moment"

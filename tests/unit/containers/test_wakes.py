@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from hermitcrab.containers.slot import WakeOutcome
+from hermitcrab.errors import ConflictError, EngineError, Failure
 from hermitcrab.groups.surroundings import GroupSurveyor
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import MessagingGroup, Wiring
-from hermitcrab.model.ids import MessagingGroupId, WiringId
+from hermitcrab.model.ids import MessageId, MessagingGroupId, WiringId
+from hermitcrab.model.messages import InboundRow
 from hermitcrab.store import container_configs, messaging_groups, wirings
 from hermitcrab.testing.simulation import Simulation
 
@@ -74,5 +77,69 @@ def test_what_a_provider_and_a_group_bring_is_computed_once_for_a_start(
         await simulation.say("chat")
         await simulation.answered()
         assert asked == {"packages": 1, "documents": 1, "image": 1}
+
+    play(scenario)
+
+
+def test_a_wake_of_a_live_container_changes_nothing_and_hands_over_what_waits(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        await simulation.say("chat")
+        await simulation.answered()
+        await simulation.until_phase("chat", "ready")
+        session = await simulation.session(simulation.chats["chat"][1])
+        before, calls = simulation.container("chat"), Counter(simulation.engine.calls)
+        # A row that nobody has told the runner of.
+        row = InboundRow(
+            id=MessageId("quiet"), kind="chat", timestamp="2026-01-01T00:00:00.000Z", content={"text": "in the mailbox"}
+        )
+        await simulation.host.mailboxes.run(session, lambda mailbox: mailbox.accept(row))
+        for _ in range(5):
+            assert await simulation.host.runner.wake(session) == WakeOutcome(kind="live")
+        await simulation.answered()
+        assert simulation.script.received[-1][2] == "in the mailbox"
+        assert simulation.container("chat") is before
+        assert simulation.engine.calls["create"] == calls["create"]
+        assert simulation.engine.calls["start"] == calls["start"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_tried_again"),
+    [
+        (Failure.IMAGE_UNAVAILABLE, True),
+        (Failure.RESOURCES_EXHAUSTED, True),
+        (Failure.SPEC_INVALID, False),
+        (Failure.DENIED_BY_POLICY, False),
+        (Failure.UNKNOWN, True),
+    ],
+)
+@pytest.mark.parametrize("step", ["ensure_image", "create", "start"])
+def test_a_wake_that_fails_says_why_and_whether_it_is_tried_again(
+    play: Play, step: str, failure: Failure, *, is_tried_again: bool
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        session = await simulation.session(simulation.chats["chat"][1])
+        simulation.engine.faults.fail_next[step] = [EngineError(failure, "scripted trouble")]
+        outcome = await simulation.host.runner.wake(session)
+        assert (outcome.kind, outcome.failure) == ("failed", failure)
+        assert "scripted trouble" in outcome.text
+        assert (outcome.retry_in_s is not None) == is_tried_again
+        assert simulation.phase("chat") == ("backoff" if is_tried_again else "quarantined")
+
+    play(scenario)
+
+
+def test_no_agent_group_is_gone_while_it_has_sessions(play: Play) -> None:
+    """So that no wake can be for one; of a session that is gone itself, see the attacks on names."""
+
+    async def scenario(simulation: Simulation) -> None:
+        session = await simulation.session(simulation.chats["chat"][1])
+        with pytest.raises(ConflictError, match="FOREIGN KEY"):
+            await simulation.host.store.write(
+                lambda connection: connection.execute(
+                    "DELETE FROM agent_groups WHERE id = ?", (session.agent_group_id,)
+                )
+            )
 
     play(scenario)
