@@ -119,7 +119,7 @@ async def test_what_the_kernel_cannot_end_is_stuck_holds_up_nobody_and_is_gone_o
             await until(lambda: phase(host, session.id) == "stuck")
             # Nobody else notices, and what comes in is kept.
             kept = await say(host, address, "two", "are you there?")
-            receipt = await say(host, other, "one", "hello")
+            receipt = await say(host, other, "other", "hello")
             await channel.answer_to(receipt.row_ids[0])
             # Podman calls ended what was killed for some seconds, and the rest of this is not to be seen there.
             await until(lambda: len(tries) >= (1 if engine == "podman" else 3))

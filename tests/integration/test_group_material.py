@@ -161,7 +161,7 @@ async def test_a_stored_config_that_cannot_be_used_stops_its_group_and_no_other(
             outcome = await host.runner.wake(session)
             assert (outcome.kind, outcome.failure, outcome.retry_in_s) == ("failed", Failure.SPEC_INVALID, None)
             assert "stored config" in outcome.text
-        other = await say(host, well, "one", "hello")
+        other = await say(host, well, "two", "hello")
         assert (await channel.answer_to(other.row_ids[0]))[1].content["text"] == "Echo: hello"
         while not any(delivery.address == broken for _, delivery in channel.delivered.values()):
             await channel.next_delivery()

@@ -222,6 +222,39 @@ def test_a_start_that_ends_before_its_hello_tells_how_it_ended(tmp_path: Path) -
     assert certificate["text"].endswith("It exited with code 1.")
 
 
+def test_one_that_says_nothing_at_all_is_ended_at_its_deadline(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        simulation.script.says_hello = False
+        began = anyio.current_time()
+        await simulation.say("chat")
+        await simulation.until_phase("chat", "backoff", within_s=100)
+        assert 20 <= anyio.current_time() - began < 22
+        simulation.script.says_hello = True
+        await simulation.answered()
+
+    (certificate, *_) = play(tmp_path, scenario)
+    assert certificate["cause"] == "start-failed"
+    assert "without its hello" in certificate["text"]
+
+
+def test_one_that_ends_while_it_is_frozen_and_of_which_nobody_hears_is_found_by_a_slow_look(tmp_path: Path) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        await live(simulation)
+        await simulation.until_phase("chat", "frozen")
+        simulation.engine.faults.drop_events = True
+        container = simulation.container("chat")
+        assert container is not None
+        assert container.process is not None
+        container.process.exit(7)
+        await anyio.sleep(5)
+        assert simulation.phase("chat") == "frozen", "nobody has told"
+        await simulation.host.reconciler.sweep()
+        assert simulation.phase("chat") == "absent"
+
+    (certificate,) = play(tmp_path, scenario, quiet_before_freeze_s=10)
+    assert (certificate["cause"], certificate["exit_code"]) == ("exited", 7)
+
+
 def test_a_gateway_that_cannot_be_opened_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = Gateway.open
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from hermitcrab.errors import BadInputError
@@ -47,6 +48,27 @@ def test_the_old_container_does_not_get_it_even_while_it_works_on(play: Play) ->
         await simulation.answered()
         assert received(simulation, "be new") == [3]
         assert received(simulation, "slow") == [2, 3]
+
+    play(scenario)
+
+
+def test_the_old_container_does_not_get_it_when_its_link_breaks_while_it_works_on(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        simulation.script.answers = False
+        await simulation.say("chat", "slow")
+        await simulation.until_phase("chat", "ready")
+        session = await simulation.session(simulation.chats["chat"][1])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: simulation.host.runner.restart(session, message="be new"))
+            await simulation.until_phase("chat", "draining")
+            # At its next hello it is handed all that waits, but for this.
+            assert simulation.host.runner.reconnect(session.id)
+            await anyio.sleep(3)
+            assert [each[1] for each in simulation.script.welcomed][-2:] == [2, 2], "it came back"
+            simulation.script.answers = True
+            simulation.runners.wake_up()
+        await simulation.answered()
+        assert received(simulation, "be new") == [3]
 
     play(scenario)
 
