@@ -22,6 +22,7 @@ DEPTH_AT_MOST = 200
 
 NAME_BYTES_AT_MOST = 255
 LINK_BYTES_AT_MOST = 4095
+LATEST_NS = (1 << 63) - 1
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -73,7 +74,8 @@ def walk(root: Path, *, without: Collection[str] = ()) -> Iterator[tuple[Entry, 
             facts: _Facts = {
                 "path": below,
                 "mode": stat.S_IMODE(found.st_mode) & 0o777,
-                "modified_ns": max(0, found.st_mtime_ns),
+                # An agent may set any time, and some file systems keep those that no archive does.
+                "modified_ns": min(max(0, found.st_mtime_ns), LATEST_NS),
             }
             if stat.S_ISLNK(found.st_mode):
                 yield Entry(kind="link", target=os.readlink(name, dir_fd=folder), **facts), None
@@ -167,7 +169,7 @@ def problem_of(entry: Entry) -> str:
         return "is a link to nowhere"
     if not 0 <= entry.mode <= 0o777:
         return "would give rights"
-    if entry.size < 0 or not 0 <= entry.modified_ns < 1 << 63:
+    if entry.size < 0 or not 0 <= entry.modified_ns <= LATEST_NS:
         return "has a size or a time that no file has"
     return ""
 
