@@ -160,3 +160,18 @@ def test_fields_of_a_newer_peer_are_passed_over() -> None:
 
 def test_absent_values_do_not_travel() -> None:
     assert json.loads(codec.encode(frames.Beat(activity="idle").to_json())) == {"type": "beat", "activity": "idle"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a":"\xed\xa0\x80"}',
+        '{"a":1}'.encode("utf-16"),
+        '{"a":1}'.encode("utf-16-le"),
+        '{"a":1}'.encode("utf-32-be"),
+        b'\xef\xbb\xbf{"a":1}',
+    ],
+)
+def test_only_utf_8_is_text_however_json_would_read_it(line: bytes) -> None:
+    with pytest.raises(WireError):
+        codec.decode(line)

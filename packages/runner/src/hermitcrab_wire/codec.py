@@ -35,7 +35,8 @@ def encode(message: dict[str, Any], *, limit: int = MAX_FRAME_BYTES) -> bytes:
 def decode(line: bytes) -> dict[str, Any]:
     """The JSON object on one line (without its newline). Raises WireError for anything else."""
     try:
-        value = json.loads(line, parse_constant=_refuse_constant, parse_int=_bounded_integer)
+        # Text, not bytes: of bytes `json` guesses the encoding, and lets half of a surrogate pair through.
+        value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_int=_bounded_integer)
     except WireError:
         raise
     except (ValueError, RecursionError) as error:
