@@ -17,6 +17,7 @@ from typing import Protocol
 
 import anyio
 import structlog
+from anyio.lowlevel import checkpoint
 
 from hermitcrab.errors import HermitcrabError
 from hermitcrab.settings.sockets import bind_unix
@@ -30,9 +31,13 @@ _READ_BYTES = 64 * 1024
 _UNREAD_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
 """What a peer that does not read may leave lying in our memory before its link is cut."""
 
+_FRAMES_AT_A_TIME = 16
 _HELLO_WITHIN_S = 10.0
 _UNKNOWN_FRAMES_AT_MOST = 100
 _PAUSE_AFTER_FAILURE_S = 0.5
+_FRAMES_FOR_A_LINK = 20
+"""What a link costs before its first frame, as frames: greeting a runner takes far longer than reading a line."""
+
 _CONNECTIONS_AT_MOST = 4
 """On one session's socket at a time: the runner's, and a few that have not been cut yet."""
 
@@ -41,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkLimits:
-    """How fast one link may send before it is read more slowly. Never a reason to refuse."""
+    """How fast one session may send before it is read more slowly, over all its links. Never a reason to refuse."""
 
     frames_per_s: float = 2000.0
     burst_frames: float = 4000.0
@@ -58,7 +63,7 @@ class Connection:
 
     def send(self, frame: frames.Frame) -> bool:
         """False: it was not sent, and never will be, as no frame can hold it. On a link that is gone, all is lost."""
-        if self.closed:
+        if self.closed or self._writer.is_closing():
             return True
         try:
             line = codec.encode(frame.to_json())
@@ -99,7 +104,8 @@ async def listening(
     folder: Path, handler: LinkHandler, *, limits: LinkLimits | None = None
 ) -> AsyncIterator[Callable[[], None]]:
     """Serve `folder`/link.sock while the context is open. Leaving it cuts every connection."""
-    bucket = limits or LinkLimits()
+    # One for all links: whoever dials again gets no new burst by it.
+    throttle = _Throttle(limits or LinkLimits())
     open_connections: set[Connection] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,7 +115,8 @@ async def listening(
             return
         open_connections.add(connection)
         try:
-            await _serve_one(reader, connection, handler, _Throttle(bucket))
+            await throttle.pay(_FRAMES_FOR_A_LINK, 0)
+            await _serve_one(reader, connection, handler, throttle)
         except ConnectionError:
             log.debug("link.broken")
         except (HermitcrabError, OSError) as error:
@@ -197,8 +204,10 @@ async def _frames(reader: asyncio.StreamReader, throttle: _Throttle) -> AsyncGen
     while data := await reader.read(_READ_BYTES):
         lines = buffer.feed(data)
         await throttle.pay(len(lines), len(data))
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             yield codec.decode(line)
+            if number % _FRAMES_AT_A_TIME == 0:
+                await checkpoint()  # One read may hold hundreds; others are served in between.
 
 
 class _Throttle:
