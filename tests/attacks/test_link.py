@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import anyio
+import pytest
 from anyio import to_thread
 
-from hermitcrab.containers.link import Connection, listening
+from hermitcrab.containers import link
+from hermitcrab.containers.link import Connection, LinkLimits, listening
 from hermitcrab.settings.sockets import connect_unix
+from hermitcrab.testing import virtual_sockets
+from hermitcrab.testing.mutated_frames import FROM_HOST, Mutator
+from hermitcrab.testing.virtual_time import Clocks, VirtualLoop
+from hermitcrab_runner import link as runner_link
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import MAX_FRAME_BYTES
@@ -200,3 +209,58 @@ async def test_mutated_frames_never_end_the_host_nor_disturb_another_session(tmp
         assert len(attacked.offences) > 0
         await honest_claim_is_answered(good)
         assert other.offences == []
+
+
+def test_who_dials_again_and_again_gets_no_new_burst_by_it(tmp_path: Path) -> None:
+    """In virtual time, on sockets in memory: what is bounded is how fast a session speaks, not how fast one link does."""
+    loop = VirtualLoop(stuck_after_s=0)
+
+    async def whole() -> None:
+        handler = RecordingHandler()
+        payload = line(HELLO) + line(frames.Beat(activity="idle")) * 79
+        async with listening(tmp_path, handler, limits=LinkLimits(frames_per_s=10, burst_frames=200)):
+            for _ in range(5):
+                transport, _ = loop.dial(str(tmp_path / "link.sock"), asyncio.Protocol)
+                transport.write(payload)
+                transport.close()
+                while len(handler.frames) < 79:  # noqa: ASYNC110  # virtual time
+                    await asyncio.sleep(0.1)
+                handler.frames.clear()
+        assert loop.time() > 25
+
+    with Clocks(loop).turned(), patch.object(link, "bind_unix", virtual_sockets.bind):
+        loop.run_until_complete(whole())
+    loop.close()
+
+
+async def test_nothing_is_written_to_a_peer_that_has_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(tmp_path):
+        claims = line(frames.Claim(turn="t", ids=[])) * 200
+
+        def say_and_go() -> None:
+            with connect_unix(tmp_path / "link.sock") as peer:
+                peer.sendall(line(HELLO) + claims)
+
+        for _ in range(5):
+            await to_thread.run_sync(say_and_go)
+        await honest_claim_is_answered(tmp_path)
+    assert [each.message for each in caplog.records if each.name == "asyncio"] == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_runner_bears_whatever_it_is_told(tmp_path: Path, seed: int) -> None:
+    """The other way round: mutated frames of a host, as the runner's end of the link reads them."""
+    mutator = Mutator(seed, FROM_HOST)
+    told = runner_link.Link(
+        runner_link.LinkSettings("nowhere", 1, "echo", "0", 0.0, 1.0), holds=list, deliver=lambda _frame: None, lost=int
+    )
+    heard: list[frames.Frame] = []
+    told._deliver = heard.append
+    told._welcomed = True
+    for _ in range(5000):
+        for each in mutator.line().split(b"\n"):
+            if len(each) < MAX_FRAME_BYTES and each:
+                told._hear(each)
+    assert len(heard) > 500
+    os.close(told.wake_writer)
+    os.close(told._wake_reader)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from hermitcrab_bench import adopt, history, isolation, stop, storm, thaw, throughput
+from hermitcrab_bench import adopt, fuzz, history, isolation, stop, storm, thaw, throughput
 from hermitcrab_bench.lag import with_missed
 from hermitcrab_bench.throughput import fairness
 
@@ -45,6 +45,16 @@ async def test_storm(need_engine: NeedEngine) -> None:
     )
     assert found["starts_at_once"] <= found["starts_allowed"]
     assert found["loop_lag_p99_ms"] >= 0
+
+
+async def test_fuzz(need_engine: NeedEngine) -> None:
+    need_engine("bubblewrap")
+    found = await fuzz.run(frames=20_000, messages=20)
+    assert found["frames"] >= 20_000
+    assert found["refused"] > 0
+    assert (found["crashes"], found["errors"]) == (0, [])
+    assert found["fds_growth"] <= 0
+    assert found["tasks_growth"] <= 0
 
 
 async def test_stop(need_engine: NeedEngine) -> None:

@@ -97,6 +97,16 @@ async def isolation(*, sessions: int = 1000, rounds: int = 3, json: Json = False
     _show(await benchmark.run(sessions=sessions, rounds=rounds), json=json)
 
 
+async def fuzz(
+    *, engine: Engine = "bubblewrap", frames: int = 1_000_000, seed: int = 1, messages: int = 200, json: Json = False
+) -> None:
+    """Mutated frames on one session's link: crashes, leaks, and what another session notices of it."""
+    from hermitcrab_bench import fuzz as benchmark  # noqa: PLC0415
+
+    _become_a_host()
+    _show(await benchmark.run(engine=engine, frames=frames, seed=seed, messages=messages), json=json)
+
+
 def _become_a_host() -> None:
     """What `crab up` does before it opens the host that most benchmarks have in this process."""
     from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415

@@ -82,6 +82,7 @@ COMMANDS = (
     Command("bench adopt", "bench:adopt", "Time that a restarted host takes to have every live container again"),
     Command("bench storm", "bench:storm", "Many wakes at once: duplicates, and how late the event loop gets"),
     Command("bench stop", "bench:stop", "Time to end many live containers together"),
+    Command("bench fuzz", "bench:fuzz", "What a link takes from an adversary, and what others notice of it"),
     Command("bench history", "bench:history", "What a long history costs a message"),
     Command("bench isolation", "bench:isolation", "What bad sessions cost a thousand others"),
     Command("bench throughput", "bench:throughput", "Messages a second through many live sessions, and fairness"),
