@@ -28,6 +28,8 @@ class Weather:
     """A piece arrives at most so much later."""
     whole: float = 0.6
     """How often all that was written arrives in one piece."""
+    breaks: float = 0.0
+    """How often a connection is cut when a piece is about to arrive."""
 
 
 class Network:
@@ -93,6 +95,15 @@ class Network:
         if dice is None or waiting <= 1 or dice.random() < self.weather.whole:
             return waiting
         return dice.randint(1, waiting)
+
+    def still_arrives(self, waiting: int) -> int:
+        """How much of that is beyond the place where a connection is cut."""
+        dice = self.weather.randomness
+        return waiting if dice is None else dice.randint(0, waiting)
+
+    def breaks(self) -> bool:
+        dice = self.weather.randomness
+        return dice is not None and dice.random() < self.weather.breaks
 
     def delay_s(self) -> float:
         dice = self.weather.randomness
@@ -183,7 +194,7 @@ class MemoryTransport(asyncio.Transport):
     def abort(self) -> None:
         """What the other end has not got may still arrive, up to some point, as from a kernel's buffer."""
         if not self.lost:
-            del self.outgoing[self.network.piece(len(self.outgoing)) :]
+            del self.outgoing[self.network.still_arrives(len(self.outgoing)) :]
             self.ends = True
             self._arrive_all()
             self._finish()
@@ -233,6 +244,9 @@ class MemoryTransport(asyncio.Transport):
         if self.lost or not self.peer._reading:  # noqa: SLF001  # both belong to this file
             return
         if self.outgoing:
+            if self.network.breaks():
+                self.network.cut(self.number)
+                return
             self._hand_over(self.network.piece(len(self.outgoing)))
         if self.outgoing:
             self._move()
@@ -263,7 +277,7 @@ class MemoryTransport(asyncio.Transport):
         if self.lost:
             return
         if not heard_end:
-            del self.outgoing[self.network.piece(len(self.outgoing)) :]
+            del self.outgoing[self.network.still_arrives(len(self.outgoing)) :]
             self._arrive_all()
         if not self.silenced and heard_end:
             self.protocol.eof_received()

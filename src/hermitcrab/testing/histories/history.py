@@ -20,7 +20,7 @@ from hermitcrab.testing.histories.plan import Plan
 from hermitcrab.testing.histories.world import World
 from hermitcrab.testing.virtual_time import VirtualLoop, run
 
-QUIET_WITHIN_S = 3 * 3600.0
+QUIET_WITHIN_S = 3600.0
 """After everything was mended. Backoffs of minutes end within it."""
 
 COLLECTED_EVERY = 20

@@ -80,6 +80,7 @@ class Plan:
         for function in list(self._to_mend):
             function()
         world.disk.full = False
+        world.loop.network.weather.breaks = 0.0
         world.engine.faults.fail_next.clear()
         # What an agent wanted to be shown at a time that the clock did not reach again is due now.
         world.clocks.set_forward_s = self._furthest_s

@@ -38,6 +38,9 @@ from hermitcrab.testing.virtual_sockets import Weather
 from hermitcrab.testing.virtual_time import Clocks, VirtualLoop
 from hermitcrab_wire import faults, frames
 
+LINK_BREAKS = 0.01
+"""How often a piece of a link's bytes is the last one, perhaps in the middle of a frame."""
+
 LATER_WORD = 0.03
 """How often a platform tells later what became of something that it had taken."""
 
@@ -54,7 +57,7 @@ class World:
         self.wrong: list[str] = []
         """What must never happen, and did."""
         self.counts: Counter[str] = Counter()
-        loop.network.weather = Weather(random.Random(seed + 1))
+        loop.network.weather = Weather(random.Random(seed + 1), breaks=LINK_BREAKS)
         self.machine = FakeMachine()
         self.machine.listeners.append(self._ended)
         self.runners: dict[str, SimulatedRunner] = {}
