@@ -129,13 +129,16 @@ class Exchange(Feed):
         if self._outward.admit is not None and (why_not := await self._outward.admit(hello)):
             return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
-        state, last_seq, kept = await self._mailboxes.run(
-            self.session, lambda mailbox: (mailbox.state(), mailbox.counts().last_seq, mailbox.kept_files())
-        )
-        if not hello.resumes and not self._greeted_before:
+        first = not self._greeted_before
+
+        def look(mailbox: Mailbox) -> tuple[dict[str, str], int]:
+            if first:
+                self._uploads.sweep(mailbox.kept_files())
+            return mailbox.state(), mailbox.last_seq()
+
+        state, last_seq = await self._mailboxes.run(self.session, look)
+        if first and not hello.resumes:
             self._on_wake_until = last_seq
-        if not self._greeted_before:
-            await to_thread.run_sync(self._uploads.sweep, kept)
         self._greeted_before = True
         flow = self._flow
         if flow.connection is not None:

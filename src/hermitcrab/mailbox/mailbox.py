@@ -248,6 +248,11 @@ class Mailbox(Outgoing):
                 quarantined=inbound.quarantined_count(self._in),
             )
 
+    def last_seq(self) -> int:
+        """How far the numbers of both directions go."""
+        with self._read_inbound(), self._read_outbound():
+            return self._greatest_seq()
+
     def has_work(self, *, now: datetime | None = None) -> bool:
         """Whether a due row wants an answer: the session needs a container."""
         return self.counts(now=now).pending_triggers > 0

@@ -51,7 +51,7 @@ def bind_unix(folder: Path, name: str, mode: int) -> socket.socket:
             # bind and chmod; chmod then adds what the umask took away.
             os.fchmod(listener.fileno(), mode)
             listener.bind(address)
-            Path(address).chmod(mode)
+            os.chmod(address, mode)  # noqa: PTH101  # hundreds are bound when a host comes back
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
@@ -89,4 +89,4 @@ def _remove_stale(address: str, path: Path) -> None:
         raise HomeError(
             f"{path} is in the way: it is not a socket", hint="Move it away; Hermitcrab does not delete it."
         )
-    Path(address).unlink()
+    os.unlink(address)  # noqa: PTH108  # as above
