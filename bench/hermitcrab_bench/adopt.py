@@ -1,12 +1,19 @@
 """How long a host that comes back takes to have every live container again.
 
 Two real `crab up` processes on one home. The first is killed without a word and leaves its containers running. The
-clock runs from before the second is started until its control socket tells that every container is ready, which one is
-when its runner has dialled and greeted. What runs is then compared, by the engine's own word, with what ran before.
+clock runs from before the second is started until its control socket tells that every container is ready: the host
+knows it as its own, its runner has dialled and was greeted, and what its mailbox has would be pushed. Then every
+session is woken once more, outside of the time, and must be live without a start; and what runs is compared, by the
+engine's own word, with what ran before.
+
+The parts: `imports_ms` takes a process that only imports what a host does; `socket_ms` is when the control socket
+answers, which a host opens when it has decided about every container; `host_cpu_ms` and `runners_cpu_ms` are the CPU
+time that the host and all containers together have used by the end of the clock.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -68,12 +75,17 @@ async def _measure(host: HostProcess, engine: str, install: InstallationId, made
     started_s = time.monotonic() - began
     before = await _containers(host.home, engine, install)
     await host.kill()
+    imports_ms = await _imports_ms()
+    runners_s = await _cpu_s(host.home, engine, install, before)
 
     began = time.monotonic()
     await host.start()
     answers_ms = (time.monotonic() - began) * 1000
     views = await _until_ready(host.home, len(made))
     adopt_ms = (time.monotonic() - began) * 1000
+    host_s = host.cpu_s()
+    runners_s = await _cpu_s(host.home, engine, install, before) - runners_s
+    live = await _live(host.home, made)
     after = await _containers(host.home, engine, install)
 
     began = time.monotonic()
@@ -83,7 +95,11 @@ async def _measure(host: HostProcess, engine: str, install: InstallationId, made
     ready = {view["container"] for view in views if view["phase"] == "ready"}
     return {
         "adopt_ms": round(adopt_ms, 1),
+        "imports_ms": round(imports_ms, 1),
         "socket_ms": round(answers_ms, 1),
+        "host_cpu_ms": round(host_s * 1000),
+        "runners_cpu_ms": round(runners_s * 1000),
+        "live": live,
         "lost": sum(
             name not in ready or name not in after or _identity(after[name]) != _identity(view)
             for name, view in before.items()
@@ -116,6 +132,28 @@ async def _wake_all(home: Home, made: list[Session]) -> None:
 
         for session in made:
             tasks.start_soon(wake, session)
+
+
+async def _live(home: Home, made: list[Session]) -> int:
+    """How many sessions have a container that can be given a message, without a start."""
+    async with ControlClient.connect(home) as client:
+        outcomes = [await client.call("sessions.wake", session=session.id) for session in made]
+    return sum(outcome["kind"] == "live" for outcome in outcomes)
+
+
+async def _imports_ms() -> float:
+    began = time.monotonic()
+    await anyio.run_process([sys.executable, "-c", "import hermitcrab.cli.up"])
+    return (time.monotonic() - began) * 1000
+
+
+async def _cpu_s(home: Home, engine: str, install: InstallationId, views: Mapping[str, ContainerView]) -> float:
+    """What these containers have used so far; 0 where the engine counts none."""
+    opened = open_engine(home, load(home.path, {"containers.engine": engine}), install)
+    try:
+        return sum([(await opened.stats(name)).cpu_s or 0.0 for name in views])
+    finally:
+        await opened.aclose()
 
 
 async def _until_ready(home: Home, count: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from hermitcrab.app import Host
 from hermitcrab.testing.scratch import say, scratch_host
 from hermitcrab_bench.figures import percentile, summary
 from hermitcrab_bench.lag import sampling
@@ -35,17 +36,24 @@ async def run(*, engine: str = "bubblewrap", sessions: int = 100, messages: int 
                 wrong += delivery.content["text"] != f"Echo: {text}" or delivery.address != one.address
             took.append(time.monotonic() - began)
 
+        runners_s = await _runners_cpu_s(host)
         async with sampling() as lags:
+            cpu_s = time.process_time()
             began = time.monotonic()
             async with anyio.create_task_group() as tasks:
                 for number, one in enumerate(live):
                     tasks.start_soon(talk, number, one, began)
             whole = time.monotonic() - began
+            cpu_s = time.process_time() - cpu_s
+        runners_s = await _runners_cpu_s(host) - runners_s
         containers = await host.engine.containers()
         return {
             "messages_per_s": round(len(samples) / whole, 1),
             **summary(samples),
             **fairness(took, messages),
+            # Of each message. The host's includes this benchmark's own share.
+            "host_cpu_ms": round(cpu_s / len(samples) * 1000, 2),
+            "runner_cpu_ms": round(runners_s / len(samples) * 1000, 2),
             "loop_lag_p99_ms": round(percentile(lags, 99), 2),
             "wrong": wrong,
             "duplicates": len(channel.delivered) - sessions * (messages + 1) + len(containers) - sessions,
@@ -54,6 +62,12 @@ async def run(*, engine: str = "bubblewrap", sessions: int = 100, messages: int 
             "messages": messages,
             "engine": engine,
         }
+
+
+async def _runners_cpu_s(host: Host) -> float:
+    """What all containers have used so far; 0 where the engine counts none."""
+    found = [await host.engine.stats(view.container) for view in host.runner.views()]
+    return sum(each.cpu_s or 0.0 for each in found)
 
 
 def fairness(took_s: list[float], messages: int) -> dict[str, float]:

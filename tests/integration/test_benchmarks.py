@@ -28,7 +28,7 @@ async def test_thaw(need_engine: NeedEngine) -> None:
 async def test_adopt(need_engine: NeedEngine) -> None:
     need_engine("bubblewrap")
     found = await adopt.run(sessions=2)
-    assert found["ready"] == found["sessions"] == 2
+    assert found["ready"] == found["live"] == found["sessions"] == 2
     assert found["lost"] == found["duplicates"] == found["left"] == found["exit_code"] == 0
     assert found["adopt_ms"] > 0
 

@@ -53,6 +53,12 @@ class HostProcess:
     def alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    def cpu_s(self) -> float:
+        """CPU time that the running host has used so far."""
+        assert self._child is not None
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def start(self, *, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
         """Start it; with `wait`, return when its control socket answers (or it has died)."""
         command = [sys.executable, "-m", *self._program, "up", "--home", str(self.home.path)]
