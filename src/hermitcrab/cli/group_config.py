@@ -12,15 +12,13 @@ from cyclopts import Parameter
 
 from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.cli.group_config_change import change
-from hermitcrab.cli.group_config_edit import Yes
+from hermitcrab.cli.group_config_edit import NOT_AGREED, Yes
 from hermitcrab.cli.output import GivenHome, Json, print_json, print_line, print_table
 from hermitcrab.control.client import ControlClient
 from hermitcrab.control.protocol import Json as Answer
 from hermitcrab.errors import BadInputError
 from hermitcrab.logic.container_config import DOCUMENT_BYTES_AT_MOST
 from hermitcrab.logic.container_config_edit import value_of_words
-
-NOT_AGREED = 1
 
 Key = Annotated[str, Parameter(help="Like model, limits.pids, packages.apt or mcp_servers.NAME.")]
 

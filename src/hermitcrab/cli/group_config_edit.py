@@ -22,11 +22,13 @@ from hermitcrab.logic.config_text import from_text, to_text
 
 EDITORS = ("VISUAL", "EDITOR")
 USUAL_EDITOR = "vi"
+NOT_AGREED = 1
+"""The exit code when a person was asked and said no."""
 
 Yes = Annotated[bool, Parameter(negative="", help="Agree to what the change gives to agents, without being asked.")]
 
 
-async def edit(group: str, /, *, yes: Yes = False, home: GivenHome) -> None:
+async def edit(group: str, /, *, yes: Yes = False, home: GivenHome) -> int:
     """Edit a group's whole config as TOML in $VISUAL or $EDITOR. What cannot be used is kept, to be edited again."""
     async with ControlClient.connect(home) as client:
         shown = await client.call("groups.config.show", folder=group)
@@ -36,17 +38,20 @@ async def edit(group: str, /, *, yes: Yes = False, home: GivenHome) -> None:
             if proposal is None:
                 print(f"Nothing was changed in group {group}.")
                 draft.discard()
-                return
+                return 0
             if proposal["before"] != shown["config"]:
                 raise ConflictError(f"Somebody else has changed the config of group {group} meanwhile")
-            if await agreed(proposal, group, yes=yes, json=False):
+            is_agreed = await agreed(proposal, group, yes=yes, json=False)
+            if is_agreed:
                 await apply(client, group, proposal, json=False, config=draft.document())
-                draft.discard()
-            else:
-                print(f"Nothing was changed. What you wrote is in {draft.path}")
         except HermitcrabError as error:
             error.hint = f"{error.hint} What you wrote is in {draft.path}".strip()
             raise
+    if is_agreed:
+        draft.discard()
+        return 0
+    print(f"Nothing was changed. What you wrote is in {draft.path}")
+    return NOT_AGREED
 
 
 async def _edited(client: ControlClient, group: str, draft: _Draft) -> Json | None:
