@@ -119,6 +119,8 @@ async def _is_quiet(world: World) -> bool:
     assert host is not None
     if any(chat.events for chat in world.chats):
         return False
+    if any(view.phase not in {"ready", "frozen", "quarantined"} for view in host.runner.views()):
+        return False  # What could not be ended or removed at once is tried again later.
     for session in await host.store.read(sessions.page):
         counts = await host.mailboxes.run(session, Mailbox.counts)
         if counts.pending_triggers or counts.undelivered or counts.claimed:
