@@ -42,7 +42,7 @@ def need_engine() -> Callable[[str], Mapping[str, str]]:
 
 @pytest.fixture(scope="session")
 def open_files() -> Callable[[], set[str]]:
-    """Call it for the numbers of all files that this process has open."""
+    """Call it for the numbers of all files that this process has open. Some may be other tests', and close meanwhile."""
 
     def look() -> set[str]:
         gc.collect()  # What earlier tests left to the collector is not closed by what this one does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hermitcrab.app import Host
 from hermitcrab.containers.slot import Slot
 from hermitcrab.containers.starting import Starter
 from hermitcrab.model.container import ContainerSpec
-from hermitcrab.model.ids import Generation
+from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.testing.intruder import LIAR, intrude, take_over, with_program
 from hermitcrab.testing.scratch import add_chat, host_on, say
@@ -73,14 +74,17 @@ while True:
 async def test_one_that_was_taken_over_and_lies_at_its_hello_is_ended_for_that(
     engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = Starter.prepare
+    program = LIAR + "while first.fileno() >= 0 and threading.active_count() > 1: time.sleep(0.05)\n" + COMES_BACK
+    prepare, foresee = Starter.prepare, Starter.foresee
 
     async def prepared(starter: Starter, slot: Slot, generation: Generation) -> ContainerSpec:
-        waits = "while first.fileno() >= 0 and threading.active_count() > 1: time.sleep(0.05)\n"
-        program = LIAR + waits + COMES_BACK
-        return with_program(await usual(starter, slot, generation), program)
+        return with_program(await prepare(starter, slot, generation), program)
+
+    async def foreseen(starter: Starter, slots: Sequence[tuple[Slot, Generation]]) -> dict[SessionId, ContainerSpec]:
+        return {each: with_program(spec, program) for each, spec in (await foresee(starter, slots)).items()}
 
     monkeypatch.setattr(Starter, "prepare", prepared)
+    monkeypatch.setattr(Starter, "foresee", foreseen)
     async with host_on(tmp_path / "home", engine, keep=True, **options) as (host, _):
         intruder = await intrude(host, "liar")
         assert (await host.runner.wake(intruder.session)).kind == "started"

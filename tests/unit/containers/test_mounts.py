@@ -112,7 +112,7 @@ def test_a_walk_keeps_no_descriptor(base: Path, open_files: Callable[[], set[str
     before = open_files()
     for path in ("/", str(base), str(base / "none"), str(base / "u/keys/secret/x")):
         walk(path)
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_a_folder_in_a_root_is_allowed_as_the_inode_that_it_is(base: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_tree_that_is_nested_too_deeply_is_refused_and_can_still_be_removed(
         list(walk(source))
     remove(source)
     assert not source.exists()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_removal_follows_no_link_and_takes_folders_without_rights(tmp_path: Path) -> None:
