@@ -126,7 +126,7 @@ def test_one_that_cannot_be_killed_is_stuck_said_once_and_tried_again(play: Play
             await anyio.sleep(300)
         assert not [each for each in told if each["log_level"] == "error"]
         assert 3 <= simulation.engine.calls["stop"] - stops <= 8
-        assert simulation.phase("chat") == "stuck"
+        assert simulation.phase("chat") in {"stuck", "stopping"}  # It may be in the middle of a try.
         simulation.engine.faults.cannot_kill = False
         await simulation.answered()
         assert await causes(simulation) == ["stopped"]
