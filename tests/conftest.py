@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from hermitcrab.app import package_cache
-from hermitcrab.containers.packages import ensure_provider_packages
+from hermitcrab.containers.materials.packages import ensure_provider_packages
 from hermitcrab.errors import EngineError
 from hermitcrab.testing.engines import available_engines
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection
 
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.groups.creation import create_group
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes

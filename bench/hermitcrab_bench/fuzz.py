@@ -24,8 +24,8 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.app import Host
-from hermitcrab.containers.exchange import Exchange, Outward, Surroundings
-from hermitcrab.containers.link import LinkLimits, listening
+from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
+from hermitcrab.containers.link.server import LinkLimits, listening
 from hermitcrab.model.ids import Generation
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, process_rss_kb, say, scratch_host, session_of
 from hermitcrab_bench.figures import summary

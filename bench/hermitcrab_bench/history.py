@@ -11,7 +11,7 @@ from typing import Any
 from anyio import to_thread
 
 from hermitcrab.app import Host
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.mailbox import copies, deliveries
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import SessionId

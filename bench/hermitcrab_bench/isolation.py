@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.errors import HermitcrabError
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from hermitcrab.app import Host
-from hermitcrab.containers.slot import WakeOutcome
+from hermitcrab.containers.lifecycle.slot import WakeOutcome
 from hermitcrab.logic.lifecycle import Phase
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import SessionId

@@ -17,17 +17,17 @@ import structlog
 from hermitcrab.channels.base import Channel
 from hermitcrab.channels.terminal.runtime import TerminalChannel
 from hermitcrab.containers import machine
-from hermitcrab.containers.ending import Ender
+from hermitcrab.containers.disk.workspaces import Workspaces
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.explaining import Explainer
-from hermitcrab.containers.images import default_tag
-from hermitcrab.containers.materials import MaterialsDesk, session_folders
+from hermitcrab.containers.images.desk import default_tag
+from hermitcrab.containers.lifecycle.ending import Ender
+from hermitcrab.containers.lifecycle.slot import Told
+from hermitcrab.containers.lifecycle.starting import Starter
+from hermitcrab.containers.materials.desk import MaterialsDesk, session_folders
 from hermitcrab.containers.memory import memory_budget_mb
 from hermitcrab.containers.reconcile import Reconciled, Reconciler
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.containers.slot import Told
-from hermitcrab.containers.starting import Starter
-from hermitcrab.containers.workspaces import Workspaces
 from hermitcrab.conversation.actions import Actions
 from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.conversation.delivery import Deliverer

@@ -78,7 +78,7 @@ def defined(path: Path) -> frozenset[str]:
 
 
 def function_exists(dotted: str) -> bool:
-    """`containers.waking.Waker.wake`: a module below one of the sources, and what is defined in it."""
+    """`containers.lifecycle.waking.Waker.wake`: a module below one of the sources, and what is defined in it."""
     parts = dotted.split(".")
     for count in range(len(parts) - 1, 0, -1):
         for source in SOURCES:
@@ -138,14 +138,14 @@ def test_every_cause_of_an_end_is_explained_and_every_setting_is_one() -> None:
 PAGE = """
 | What | Our function | Shown by |
 |---|---|---|
-| good | `containers.waking.Waker.wake`, a note | `tests/architecture/test_explanations.py::test_a_page_that_lies_is_found` |
+| good | `containers.lifecycle.waking.Waker.wake`, a note | `tests/architecture/test_explanations.py::test_a_page_that_lies_is_found` |
 | honest | | not shown: it is too hard |
-| no such method | `containers.waking.Waker.sleep` | not shown: x |
+| no such method | `containers.lifecycle.waking.Waker.sleep` | not shown: x |
 | no such module | `containers.dreaming.Waker` | not shown: x |
 | no such test | | `tests/architecture/test_explanations.py::test_nothing` |
 | no such file | | `tests/architecture/test_nothing.py::test_nothing` |
 | no test | | `src/hermitcrab/app.py::open_host` |
-| silent | `containers.waking.Waker` | |
+| silent | `containers.lifecycle.waking.Waker` | |
 """
 
 

@@ -12,9 +12,9 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.app import Host
-from hermitcrab.containers import trees, workspaces
-from hermitcrab.containers.materials import session_folders
-from hermitcrab.containers.measuring import measure
+from hermitcrab.containers.disk import trees, workspaces
+from hermitcrab.containers.disk.measuring import measure
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.logic import retry
 from hermitcrab.logic.retry import Backoff
 from hermitcrab.logic.workspace import Allowance, Usage

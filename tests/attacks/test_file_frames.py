@@ -15,9 +15,9 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from hermitcrab.containers.exchange import Exchange, Outward, Surroundings
-from hermitcrab.containers.link import listening
-from hermitcrab.containers.uploads import STORED_FILES_AT_MOST, Uploads
+from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
+from hermitcrab.containers.link.server import listening
+from hermitcrab.containers.link.uploads import STORED_FILES_AT_MOST, Uploads
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, SessionId
 from hermitcrab.model.messages import Address

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hermitcrab.containers.materials import MaterialsDesk, SessionFolders, session_folders
+from hermitcrab.containers.materials.desk import MaterialsDesk, SessionFolders, session_folders
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.groups.materials import group_documents
 from hermitcrab.groups.skills import SkillShelf

@@ -14,7 +14,7 @@ import pytest
 
 from hermitcrab.containers.engines.docker_api import EngineName
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
-from hermitcrab.containers.image_shelf import ImageShelf
+from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.logic.image_recipe import BuildLimits, Recipe, export_name

@@ -15,7 +15,7 @@ import pytest
 from hermitcrab.channels.base import Delivery
 from hermitcrab.cli import files as cli_files
 from hermitcrab.cli.files import opened, save
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.conversation.inbox import folder_of
 from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.file_names import shown_name

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from hermitcrab.containers import trees
-from hermitcrab.containers.measuring import measure
+from hermitcrab.containers.disk import trees
+from hermitcrab.containers.disk.measuring import measure
 from hermitcrab.logic.workspace import Allowance
 from hermitcrab.model.container import Hardening
 from hermitcrab.model.container_config import ContainerConfig

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from hermitcrab.app import Host
-from hermitcrab.containers.slot import Slot
-from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.lifecycle.slot import Slot
+from hermitcrab.containers.lifecycle.starting import Starter
 from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session

@@ -15,8 +15,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from hermitcrab.containers import link
-from hermitcrab.containers.link import Connection, LinkLimits, listening
+from hermitcrab.containers.link import server as link
+from hermitcrab.containers.link.server import Connection, LinkLimits, listening
 from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing import virtual_sockets
 from hermitcrab.testing.mutated_frames import FROM_HOST, Mutator

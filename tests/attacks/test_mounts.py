@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from hermitcrab.app import Host
-from hermitcrab.containers import starting
+from hermitcrab.containers.lifecycle import starting
 from hermitcrab.errors import Failure
 from hermitcrab.model.container import Hardening
 from hermitcrab.model.container_config import AdditionalMount, ContainerConfig

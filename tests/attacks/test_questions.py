@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hermitcrab.containers.saying import RefusedError, Sayings
-from hermitcrab.containers.uploads import Uploads
+from hermitcrab.containers.link.saying import RefusedError, Sayings
+from hermitcrab.containers.link.uploads import Uploads
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from hermitcrab.containers import trees
-from hermitcrab.containers.measuring import measure
+from hermitcrab.containers.disk import trees
+from hermitcrab.containers.disk.measuring import measure
 from hermitcrab.logic.workspace import MEBIBYTE, Allowance
 from hermitcrab.testing.engine_harness import Ends
 from hermitcrab.testing.intruder import intrude

@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 from hermitcrab.containers.certificates import Certificate
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.errors import EngineError
 from hermitcrab.model.ids import Generation
 from hermitcrab.selftest.daemons import docker_folders, dockerd

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from hermitcrab.app import Host
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.errors import BadInputError, ConflictError, StoreError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.messages import Address

@@ -40,7 +40,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{adapter}_api.ANSWER_DEADLINE_S", DEADLINE_S)
     monkeypatch.setattr(f"{adapter}.MAKE_DEADLINE_S", DEADLINE_S)
     monkeypatch.setattr(f"{adapter}.KILL_DEADLINE_S", DEADLINE_S)
-    monkeypatch.setattr("hermitcrab.containers.following.RESUBSCRIBED_AFTER_S", DEADLINE_S)
+    monkeypatch.setattr("hermitcrab.containers.lifecycle.following.RESUBSCRIBED_AFTER_S", DEADLINE_S)
     monkeypatch.setattr("hermitcrab.logic.retry.ENGINE", Backoff(first_s=DEADLINE_S, most_s=DEADLINE_S))
 
 

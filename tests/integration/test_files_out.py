@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from hermitcrab.channels.base import Delivery, Traits
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 

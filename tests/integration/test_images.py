@@ -12,9 +12,9 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.containers.engines.docker_api import EngineName
-from hermitcrab.containers.image_engines import unpack_archive
-from hermitcrab.containers.image_shelf import ImageShelf
-from hermitcrab.containers.images import ImageDesk, owner_of
+from hermitcrab.containers.images.desk import ImageDesk, owner_of
+from hermitcrab.containers.images.engines import unpack_archive
+from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.logic.image_packages import parse_packages
 from hermitcrab.model.container_config import ContainerConfig, Packages

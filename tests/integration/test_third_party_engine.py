@@ -12,7 +12,7 @@ from hermitcrab.errors import BadInputError
 from hermitcrab.testing.scratch import add_chat, host_on, say
 
 CODE = """
-from hermitcrab.containers.images import default_tag
+from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.testing.fake_engine import FakeEngine, FakeMachine
 from hermitcrab.testing.scripted_runner import Runners
 

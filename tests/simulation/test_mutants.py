@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from hermitcrab.containers import certificates
-from hermitcrab.containers.admission import Admission
-from hermitcrab.containers.exchange import Exchange
-from hermitcrab.containers.watch import Watch
+from hermitcrab.containers.lifecycle.admission import Admission
+from hermitcrab.containers.lifecycle.watch import Watch
+from hermitcrab.containers.link.exchange import Exchange
 from hermitcrab.conversation import sending
 from hermitcrab.conversation.failures import Failures
 from hermitcrab.conversation.sending import Sender

@@ -14,9 +14,9 @@ from cyclopts import Parameter
 
 from hermitcrab.channels.terminal.render import plain
 from hermitcrab.cli.output import GivenHome, Json, print_json, print_line, print_table
-from hermitcrab.containers.image_engines import open_builder, unpack_archive, unpack_image
-from hermitcrab.containers.image_shelf import ImageShelf
-from hermitcrab.containers.images import ImageDesk
+from hermitcrab.containers.images.desk import ImageDesk
+from hermitcrab.containers.images.engines import open_builder, unpack_archive, unpack_image
+from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import BadInputError, HostUnreachableError
 from hermitcrab.groups.images import GroupImages

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from hermitcrab.cli.output import GivenHome, Json, print_fields, print_json, print_line, print_table
-from hermitcrab.containers.mounts import forbidden_places, gather
+from hermitcrab.containers.materials.mounts import forbidden_places, gather
 from hermitcrab.logic.mounts import REFUSED_NAMES, Decision, MountRequest, decide
 from hermitcrab.settings.allowlist import read
 

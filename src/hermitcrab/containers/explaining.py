@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hermitcrab.containers.engine import Engine
-from hermitcrab.containers.slot import Slot
-from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.lifecycle.slot import Slot
+from hermitcrab.containers.lifecycle.starting import Starter
 from hermitcrab.errors import EngineError
 from hermitcrab.logic.explanation import explain
 from hermitcrab.logic.lifecycle import Life, Phase

@@ -1,7 +1,7 @@
 """The runner of containers, as the rest of the host sees it: wake, offer, kill, ask, look.
 
 One `Slot` for each session that has a container or wants one; what may happen next is decided in `logic/lifecycle.py`.
-The engine is the truth about what runs (law 1). Who does what:
+The engine is the truth about what runs (law 1). Who does what in `lifecycle/`:
 
 - `waking.py` has a container when it is wanted, `starting.py` makes one start, `admission.py` says whose turn it is;
 - `stopping.py` ends containers and notices ends, `ending.py` draws up one end, `retrying.py` decides what follows it;
@@ -23,26 +23,26 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.containers import certificates
-from hermitcrab.containers.admission import Admission, AdmissionView
-from hermitcrab.containers.admitting import Admittance
-from hermitcrab.containers.adopting import Adopter
-from hermitcrab.containers.background import Background
-from hermitcrab.containers.breakers import ENGINE, Breakers, BreakerView
-from hermitcrab.containers.ending import Ender
+from hermitcrab.containers.disk.workspaces import Workspaces
 from hermitcrab.containers.engine import Engine
-from hermitcrab.containers.following import Follower
-from hermitcrab.containers.hearing import Hearing
-from hermitcrab.containers.materials import session_folders
-from hermitcrab.containers.recovery import Recovery
-from hermitcrab.containers.restarting import Restart, Restarter
-from hermitcrab.containers.retrying import Retries
-from hermitcrab.containers.slot import SessionView, Slot, Told, WakeOutcome
-from hermitcrab.containers.slots import Slots
-from hermitcrab.containers.starting import Starter
-from hermitcrab.containers.stopping import Stopper
-from hermitcrab.containers.waking import Waker
-from hermitcrab.containers.watch import Watch
-from hermitcrab.containers.workspaces import Workspaces
+from hermitcrab.containers.lifecycle.admission import Admission, AdmissionView
+from hermitcrab.containers.lifecycle.admitting import Admittance
+from hermitcrab.containers.lifecycle.adopting import Adopter
+from hermitcrab.containers.lifecycle.background import Background
+from hermitcrab.containers.lifecycle.breakers import ENGINE, Breakers, BreakerView
+from hermitcrab.containers.lifecycle.ending import Ender
+from hermitcrab.containers.lifecycle.following import Follower
+from hermitcrab.containers.lifecycle.hearing import Hearing
+from hermitcrab.containers.lifecycle.recovery import Recovery
+from hermitcrab.containers.lifecycle.restarting import Restart, Restarter
+from hermitcrab.containers.lifecycle.retrying import Retries
+from hermitcrab.containers.lifecycle.slot import SessionView, Slot, Told, WakeOutcome
+from hermitcrab.containers.lifecycle.slots import Slots
+from hermitcrab.containers.lifecycle.starting import Starter
+from hermitcrab.containers.lifecycle.stopping import Stopper
+from hermitcrab.containers.lifecycle.waking import Waker
+from hermitcrab.containers.lifecycle.watch import Watch
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
 from hermitcrab.logic.ending import Ending
 from hermitcrab.logic.lifecycle import LIVE, Phase, Signal

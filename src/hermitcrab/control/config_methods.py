@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from hermitcrab.containers.extra_mounts import decide_for
+from hermitcrab.containers.materials.extra_mounts import decide_for
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named
 from hermitcrab.control.protocol import Json, Params

@@ -7,7 +7,7 @@ from sqlite3 import Connection
 
 from anyio import to_thread
 
-from hermitcrab.containers.restarting import Restart
+from hermitcrab.containers.lifecycle.restarting import Restart
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_json, group_named, sessions_json
 from hermitcrab.control.protocol import Json, Params

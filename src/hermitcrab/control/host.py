@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import anyio
 
 from hermitcrab.channels.terminal.runtime import TerminalChannel
-from hermitcrab.containers.admission import AdmissionView
-from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.explaining import Explainer
-from hermitcrab.containers.restarting import Restart
-from hermitcrab.containers.slot import SessionView, WakeOutcome
+from hermitcrab.containers.lifecycle.admission import AdmissionView
+from hermitcrab.containers.lifecycle.breakers import BreakerView
+from hermitcrab.containers.lifecycle.restarting import Restart
+from hermitcrab.containers.lifecycle.slot import SessionView, WakeOutcome
 from hermitcrab.conversation.archivist import Archivist
 from hermitcrab.errors import HermitcrabError
 from hermitcrab.groups.images import GroupImages

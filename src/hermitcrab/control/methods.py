@@ -12,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from hermitcrab import __version__
-from hermitcrab.containers.slot import SessionView
+from hermitcrab.containers.lifecycle.slot import SessionView
 from hermitcrab.control.archive_methods import ArchiveMethods
 from hermitcrab.control.chat_methods import ChatMethods
 from hermitcrab.control.config_methods import ConfigMethods

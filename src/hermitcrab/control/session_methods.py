@@ -10,7 +10,7 @@ import anyio
 from anyio import to_thread
 
 from hermitcrab.containers import certificates
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.lookup import group_named, session_named, sessions_json
 from hermitcrab.control.protocol import Json, Params

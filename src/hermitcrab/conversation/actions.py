@@ -12,8 +12,8 @@ from typing import Any
 
 import structlog
 
+from hermitcrab.containers.link.saying import RefusedError
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.containers.saying import RefusedError
 from hermitcrab.logic.agent_requests import COMMANDS, Command, Problem, command_of, why_not
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, MessageId, SessionId

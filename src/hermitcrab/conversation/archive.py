@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, NamedTuple, Self
 
-from hermitcrab.containers.trees import Entry, printable, problem_of
+from hermitcrab.containers.disk.trees import Entry, printable, problem_of
 from hermitcrab.errors import BadInputError, ConflictError
 
 FORMAT = 1

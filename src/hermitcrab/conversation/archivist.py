@@ -23,8 +23,9 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab import __version__
-from hermitcrab.containers import certificates, trees
-from hermitcrab.containers.materials import PLACES, SessionFolders, session_folders
+from hermitcrab.containers import certificates
+from hermitcrab.containers.disk import trees
+from hermitcrab.containers.materials.desk import PLACES, SessionFolders, session_folders
 from hermitcrab.conversation.answering import open_again
 from hermitcrab.conversation.archive import HOST_WRITTEN, TREES, About, ArchiveReader, ArchiveWriter
 from hermitcrab.errors import BadInputError, ConflictError, NotFoundError

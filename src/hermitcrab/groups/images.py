@@ -17,10 +17,10 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
-from hermitcrab.containers.image_catalogue import Catalogue, Removal, catalogue, prune
-from hermitcrab.containers.image_engines import clear_export, open_builder, sockets, unpack_image
-from hermitcrab.containers.image_shelf import ImageShelf
-from hermitcrab.containers.images import Built, ImageDesk, default_tag
+from hermitcrab.containers.images.catalogue import Catalogue, Removal, catalogue, prune
+from hermitcrab.containers.images.desk import Built, ImageDesk, default_tag
+from hermitcrab.containers.images.engines import clear_export, open_builder, sockets, unpack_image
+from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.errors import ConflictError, EngineError, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.model.container_config import ContainerConfig

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from anyio import to_thread
 
-from hermitcrab.containers.exchange import Surroundings
-from hermitcrab.containers.packages import ensure_provider_packages, provider_packages_folder
+from hermitcrab.containers.link.exchange import Surroundings
+from hermitcrab.containers.materials.packages import ensure_provider_packages, provider_packages_folder
 from hermitcrab.errors import ConfigError, EngineError, Failure
 from hermitcrab.groups.images import GroupImages
 from hermitcrab.groups.materials import group_documents

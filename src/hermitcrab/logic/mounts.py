@@ -1,7 +1,8 @@
 """Whether a path of this machine may be mounted into a container: one pure decision, which tells each of its reasons.
 
-`containers/mounts.py` looks at the machine and hands over `Facts`; nothing here opens a file. Places are compared by
-device and inode along their whole way from `/`, never by their names: a name says nothing about what lies there.
+`containers/materials/mounts.py` looks at the machine and hands over `Facts`; nothing here opens a file. Places are
+compared by device and inode along their whole way from `/`, never by their names: a name says nothing about what lies
+there.
 """
 
 from __future__ import annotations

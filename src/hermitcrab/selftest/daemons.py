@@ -19,7 +19,7 @@ import anyio
 from anyio import to_thread
 
 from hermitcrab.containers.engines.docker_api import find_socket
-from hermitcrab.containers.images import default_tag
+from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.selftest.disk import unmount
 from hermitcrab.settings.model import ContainerSettings

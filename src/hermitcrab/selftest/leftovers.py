@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from hermitcrab.app import open_engine
 from hermitcrab.containers import certificates
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home

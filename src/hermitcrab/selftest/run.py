@@ -15,7 +15,7 @@ import anyio
 
 from hermitcrab.app import open_engine
 from hermitcrab.containers.engine import Engine
-from hermitcrab.containers.images import default_tag
+from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.observe.supervision import isolated

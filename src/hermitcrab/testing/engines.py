@@ -15,7 +15,7 @@ import anyio
 from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.bubblewrap import BubblewrapEngine
 from hermitcrab.containers.engines.docker_api import usual_sockets
-from hermitcrab.containers.images import default_tag
+from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.model.container import Finding
 from hermitcrab.model.ids import InstallationId
 

@@ -13,7 +13,7 @@ from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.docker import DockerEngine
 from hermitcrab.containers.engines.docker_api import EngineApi, EngineName
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
-from hermitcrab.containers.images import ImageDesk, owner_of
+from hermitcrab.containers.images.desk import ImageDesk, owner_of
 from hermitcrab.logic.engine_images import EngineImage
 from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import Generation, InstallationId, SessionId

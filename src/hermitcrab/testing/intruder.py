@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from hermitcrab.app import Host
-from hermitcrab.containers.exchange import Outward
-from hermitcrab.containers.materials import SessionFolders, session_folders
-from hermitcrab.containers.slot import Slot
+from hermitcrab.containers.lifecycle.slot import Slot
+from hermitcrab.containers.link.exchange import Outward
+from hermitcrab.containers.materials.desk import SessionFolders, session_folders
 from hermitcrab.logic.lifecycle import Life, Phase
 from hermitcrab.logic.spec import container_name
 from hermitcrab.model.container import ContainerSpec, ContainerView

@@ -12,7 +12,7 @@ from anyio import to_thread
 from hermitcrab.app import container_ids, open_engine
 from hermitcrab.containers.cgroups import SUBTREE
 from hermitcrab.containers.engines.docker_api import EngineApi
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.settings.home import Home

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from hermitcrab.cli.main import build_app
-from hermitcrab.containers.images import owner_of
+from hermitcrab.containers.images.desk import owner_of
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.image_methods import ImageMethods
 from hermitcrab.control.server import serving

@@ -9,8 +9,8 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from hermitcrab.containers.slot import WakeOutcome
-from hermitcrab.containers.starting import Starter
+from hermitcrab.containers.lifecycle.slot import WakeOutcome
+from hermitcrab.containers.lifecycle.starting import Starter
 from hermitcrab.store import sessions
 from hermitcrab.testing.simulation import Simulation
 

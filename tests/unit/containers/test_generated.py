@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hermitcrab.containers.generated import KEPT, UNUSED_FOR_S, publish
+from hermitcrab.containers.materials.generated import KEPT, UNUSED_FOR_S, publish
 from hermitcrab.model.documents import Document, text_document
 
 DOCUMENTS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hermitcrab.containers.image_shelf import FolderImage, ImageShelf
+from hermitcrab.containers.images.shelf import FolderImage, ImageShelf
 from hermitcrab.errors import BadInputError, EngineError, Failure
 from hermitcrab.logic.image_recipe import BuildLimits
 

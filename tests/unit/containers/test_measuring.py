@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermitcrab.containers.measuring import measure
-from hermitcrab.containers.trees import DEPTH_AT_MOST
+from hermitcrab.containers.disk.measuring import measure
+from hermitcrab.containers.disk.trees import DEPTH_AT_MOST
 from hermitcrab.logic.workspace import (
     MEBIBYTE,
     Allowance,
@@ -115,7 +115,7 @@ def test_any_name_is_counted(tmp_path: Path, name: str) -> None:
 CLOSED = """
 import os, sys
 from pathlib import Path
-from hermitcrab.containers.measuring import measure
+from hermitcrab.containers.disk.measuring import measure
 from hermitcrab.logic.workspace import Allowance
 
 top = Path(sys.argv[1])

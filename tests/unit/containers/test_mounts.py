@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hermitcrab.containers.engines.bubblewrap_processes import bubblewrap
-from hermitcrab.containers.mounts import (
+from hermitcrab.containers.materials.mounts import (
     MountEntry,
     decide_each,
     forbidden_places,

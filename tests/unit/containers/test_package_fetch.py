@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hermitcrab.containers.package_fetch import FetchLimits, ImageFacts, check_npm_tree, fetch
+from hermitcrab.containers.images.package_fetch import FetchLimits, ImageFacts, check_npm_tree, fetch
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.testing.engines import available_engines
@@ -185,7 +185,7 @@ async def test_fetching_ends_at_its_limits_with_all_that_it_started(
     (spy / "npm").write_text(f"#!/bin/sh\n{work} &\nwait\n")
     (spy / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{spy}:{os.environ['PATH']}")
-    monkeypatch.setattr("hermitcrab.containers.package_fetch.SIZE_LOOK_S", 0.05)
+    monkeypatch.setattr("hermitcrab.containers.images.package_fetch.SIZE_LOOK_S", 0.05)
     seconds = 0.5 if what == "for ever" else 60
     with anyio.fail_after(20), pytest.raises(EngineError) as raised:
         await fetched(tmp_path / "out", parse_packages(npm=["claw"]), seconds=seconds, disk_bytes=8 * 1024**2)

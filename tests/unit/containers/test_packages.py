@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hermitcrab.containers import file_lock, packages
+from hermitcrab.containers import file_lock
+from hermitcrab.containers.materials import packages
 from hermitcrab.errors import EngineError, Failure, SettingsError
 
 REQUIREMENTS = ["plain>=1", "claude-agent-sdk==0.2.187 ; extra == 'claude'", 'loose>=2; extra == "other"']

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermitcrab.containers.trees import DEPTH_AT_MOST, Entry, Filler, problem_of, remove, walk
+from hermitcrab.containers.disk.trees import DEPTH_AT_MOST, Entry, Filler, problem_of, remove, walk
 from hermitcrab.errors import BadInputError
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermitcrab.containers.unpacking import Unpacked, unpack
+from hermitcrab.containers.images.unpacking import Unpacked, unpack
 from hermitcrab.errors import EngineError, Failure
 
 ENOUGH = 10 * 1024**2

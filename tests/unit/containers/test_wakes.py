@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hermitcrab.containers.slot import WakeOutcome
+from hermitcrab.containers.lifecycle.slot import WakeOutcome
 from hermitcrab.errors import ConflictError, EngineError, Failure
 from hermitcrab.groups.surroundings import GroupSurveyor
 from hermitcrab.model.container_config import ContainerConfig

@@ -23,7 +23,7 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hermitcrab.containers.slot import SessionView
+from hermitcrab.containers.lifecycle.slot import SessionView
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import ContainerSpec, ContainerStatus, EngineEvent
 from hermitcrab.model.ids import InstallationId

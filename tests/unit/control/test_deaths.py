@@ -12,7 +12,7 @@ import pytest
 
 from hermitcrab.containers import certificates
 from hermitcrab.containers.certificates import Certificate
-from hermitcrab.containers.materials import session_folders
+from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.control.client import ControlClient
 from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.server import serving

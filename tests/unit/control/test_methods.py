@@ -15,13 +15,13 @@ import pytest
 
 from hermitcrab.channels.base import Delivery
 from hermitcrab.channels.terminal.runtime import TerminalChannel
-from hermitcrab.containers.admission import AdmissionView
-from hermitcrab.containers.breakers import BreakerView
 from hermitcrab.containers.engine import Engine
-from hermitcrab.containers.materials import MaterialsDesk
-from hermitcrab.containers.restarting import Restart
+from hermitcrab.containers.lifecycle.admission import AdmissionView
+from hermitcrab.containers.lifecycle.breakers import BreakerView
+from hermitcrab.containers.lifecycle.restarting import Restart
+from hermitcrab.containers.lifecycle.slot import SessionView, WakeOutcome
+from hermitcrab.containers.materials.desk import MaterialsDesk
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.containers.slot import SessionView, WakeOutcome
 from hermitcrab.control.client import ControlClient
 from hermitcrab.control.host import Containers, ControlledHost
 from hermitcrab.control.methods import methods

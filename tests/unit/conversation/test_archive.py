@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hermitcrab.containers.trees import Entry
+from hermitcrab.containers.disk.trees import Entry
 from hermitcrab.conversation.archive import About, ArchiveReader, ArchiveWriter
 from hermitcrab.errors import BadInputError, ConflictError
 

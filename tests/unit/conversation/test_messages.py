@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from hermitcrab.cli import messages as commands
-from hermitcrab.containers.slot import SessionView
+from hermitcrab.containers.lifecycle.slot import SessionView
 from hermitcrab.control.client import ControlClient
 from hermitcrab.control.message_methods import MessageMethods
 from hermitcrab.control.server import serving

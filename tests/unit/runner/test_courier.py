@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hermitcrab.containers.uploads import Uploads
+from hermitcrab.containers.link.uploads import Uploads
 from hermitcrab.model.ids import Generation
 from hermitcrab_runner.courier import Courier
 from hermitcrab_runner.outs import Outbox

@@ -1,4 +1,4 @@
-"""Images through the API of Docker and Podman: looked up, made, listed, removed. Used by `images.py`.
+"""Images through the API of Docker and Podman: looked up, made, listed, removed. Used by `images/desk.py`.
 
 An image is made by running the installer in a container of its parent and keeping what came of it. The engine's own
 builder takes no part: it trusts layers that others left in its cache (CVE-2024-24557), obeys the parent's ONBUILD, and

@@ -21,8 +21,9 @@ from anyio import to_thread
 from hermitcrab import app
 from hermitcrab.app import Host, open_host
 from hermitcrab.channels.base import Choice
-from hermitcrab.containers import link, runner_source
 from hermitcrab.containers.engine import EngineOptions
+from hermitcrab.containers.link import server as link
+from hermitcrab.containers.materials import runner_source
 from hermitcrab.errors import HermitcrabError
 from hermitcrab.groups import materials, surroundings
 from hermitcrab.logic import spec

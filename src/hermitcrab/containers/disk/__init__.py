@@ -1,0 +1,1 @@
+"""Folders that agents write: measured, walked and removed by descriptor."""

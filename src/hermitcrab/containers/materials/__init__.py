@@ -1,0 +1,1 @@
+"""What a container is made from: config, instructions, skills, packages, mounts."""
