@@ -9,11 +9,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hermitcrab.app import package_cache
 from hermitcrab.containers.materials.packages import ensure_provider_packages
 from hermitcrab.errors import EngineError
 from hermitcrab.testing.engines import available_engines
+
+# Nothing is asserted about time: on a busy machine, what is slow is not wrong.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 REQUIRED = frozenset(os.environ.get("HERMITCRAB_REQUIRE_ENGINES", "").split())
 """Engines whose tests may not be skipped: CI sets up all of them, and a missing one is a failure there."""

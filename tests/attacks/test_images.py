@@ -74,6 +74,8 @@ set +e
     touch /mnt/planted && echo WROTE-CONTEXT
     mount -t tmpfs none /media && echo MOUNTED
     mknod /media/disk b 8 0 && echo MADE-DEVICE
+    python3 -c 'import socket; socket.socket(40, 1)' && echo MADE-SOCKET-TO-THE-HYPERVISOR
+    unshare --user true && echo MADE-NAMESPACE
     echo x >/proc/sys/kernel/core_pattern && echo WROTE-KERNEL
     cp /bin/sh /usr/bin/rootsh && chmod 6755 /usr/bin/rootsh && echo made-setuid
     ls /run/*.sock /var/run/docker.sock && echo SAW-SOCKET
@@ -202,7 +204,7 @@ async def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, a
         (making / "pip").mkdir(parents=True)
         # As a host that died in the middle of another build left it.
         other = Recipe(kind="group", parent=parent, installer="0" * 64)
-        await shop.builder._create(other, context=making, owner=shop.desk.owner, limits=BuildLimits())
+        await shop.builder._create_build(other, context=making, owner=shop.desk.owner, limits=BuildLimits())
         assert len(await shop.builder.leftovers(shop.desk.owner)) == 1
         await build(shop, found.image)
         assert await shop.builder.leftovers(shop.desk.owner) == []

@@ -82,10 +82,6 @@ answer({
 })
 """
 
-LEFT_TO_PROGRAMS = {"keyctl", "add_key", "request_key", "userfaultfd", "io_uring_setup", "ptrace-init", "unshare"}
-"""Calls that the filter of some engine leaves to programs: what they do there stays in the container, as all of its
-rights are gone."""
-
 
 @every_engine
 @pytest.mark.parametrize("hardening", ["standard", "strict"])
@@ -101,13 +97,8 @@ async def test_no_call_of_the_kernels_leads_out(
             config = ContainerConfig(hardening=hardening)
             await host.store.write(lambda connection: container_configs.put(connection, intruder.group.id, config))
             found = await intruder.ask(f"ABSTRACT = {name!r}\n{CALLS}")
-    done = {each for each, outcome in found["calls"].items() if outcome == "done"}
-    assert done <= LEFT_TO_PROGRAMS
-    if engine == "bubblewrap" or hardening == "strict":
-        assert done == set(), "the filter is ours"
-    sockets = {each for each, outcome in found["sockets"].items() if outcome == "done"}
-    # Older filters of Docker and Podman let sockets to the hypervisor be made; `strict` brings our own filter along.
-    assert sockets <= ({"vsock"} if hardening == "standard" and engine != "bubblewrap" else set())
+    assert {each for each, outcome in found["calls"].items() if outcome not in {"EPERM", "ENOSYS"}} == set()
+    assert "done" not in found["sockets"].values()
     assert "done" not in found["namespaces"].values()
     assert found["abstract"] == "ECONNREFUSED"
     assert [each for each in found["descriptors"] if each > 3] == []

@@ -9,11 +9,23 @@ import pytest
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.model.container import PROMISES, STRICT_PROMISES
-from hermitcrab.testing import engine_conformance, engine_conformance_inside, engine_conformance_strict, engine_harness
+from hermitcrab.testing import (
+    engine_conformance,
+    engine_conformance_calls,
+    engine_conformance_inside,
+    engine_conformance_strict,
+    engine_harness,
+)
 
 SUITE = "".join(
     inspect.getsource(module)
-    for module in (engine_conformance, engine_conformance_inside, engine_conformance_strict, engine_harness)
+    for module in (
+        engine_conformance,
+        engine_conformance_calls,
+        engine_conformance_inside,
+        engine_conformance_strict,
+        engine_harness,
+    )
 )
 METHODS = sorted(name for name, each in vars(Engine).items() if inspect.isfunction(each) and not name.startswith("_"))
 

@@ -15,6 +15,7 @@ from hermitcrab.containers.engines.bubblewrap import BubblewrapEngine
 from hermitcrab.containers.engines.docker import docker_engine, podman_engine
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.testing.engine_conformance import EngineLife, play
+from hermitcrab.testing.engine_conformance_calls import EngineCalls
 from hermitcrab.testing.engine_conformance_inside import EngineInside
 from hermitcrab.testing.engine_conformance_strict import EngineStrict
 from hermitcrab.testing.engine_harness import EngineHarness
@@ -92,6 +93,11 @@ class TestLife(EngineLife):
 
 @pytest.mark.parametrize("harness", REAL, indirect=True)
 class TestInside(EngineInside):
+    pass
+
+
+@pytest.mark.parametrize("harness", REAL, indirect=True)
+class TestCalls(EngineCalls):
     pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from anyio.abc import Process
 
@@ -23,10 +25,15 @@ from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.docker import DockerEngine
 from hermitcrab.containers.engines.docker_api import EngineApi, EngineName
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic import system_calls
+from hermitcrab.logic.call_numbers import CALLS
+from hermitcrab.logic.docker_body import Dialect, create_body
+from hermitcrab.logic.hardening import PROFILES
 from hermitcrab.model.container import ContainerSpec, ContainerStatus, ContainerView, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.testing.engines import available_engines
 from hermitcrab.testing.foreign_images import foreign_image
+from hermitcrab.testing.loaded_filters import filters_of
 
 AVAILABLE = available_engines()
 BASE = os.environ.get("HERMITCRAB_TEST_BASE", "hermitcrab-base:bookworm")
@@ -190,6 +197,36 @@ async def test_a_container_is_closed_but_for_its_socket(bench: Bench) -> None:
     assert facts["mine"] == {"MY_ODD": "a=b 'c'\nd \u00e9 $HOME", "MY_EMPTY": ""}
     written = (work / "written").stat()
     assert (written.st_uid, written.st_gid) == (1000, 1000)
+
+
+LATER = frozenset({"fchmodat2", "pkey_alloc", "pkey_free", "pkey_mprotect", "process_vm_readv", "process_vm_writev"})
+"""What Docker's and Podman's own filters came to let through in later versions than the oldest that serve here."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the filter of a process from the kernel")
+async def test_what_the_engines_own_filter_refuses_is_refused_by_ours_that_stands_in_its_place(bench: Bench) -> None:
+    spec = bench.spec("sleep", "60")
+    processes = 4096 if bench.name == "podman" else 32768
+    body = create_body(spec, image=bench.image, dialect=Dialect(engine=bench.name, processes=processes))
+    assert body["HostConfig"]["SecurityOpt"] == ["no-new-privileges"]
+    await bench.api.request("POST", "/containers/create", doing="create", params={"name": spec.name}, body=body)
+    await bench.engine.start(spec.name)
+    seen = await bench.engine.inspect(spec.name)
+    assert seen is not None
+    assert seen.pid is not None
+    (own,) = await anyio.to_thread.run_sync(filters_of, seen.pid)
+    machine = platform.machine()
+    calls = CALLS[machine]
+    for hardening in PROFILES:
+        ours = system_calls.allowed(hardening) & calls.keys()
+        assert {name for name in ours if not own.lets(machine, calls[name])} <= LATER
+    for family in system_calls.SOCKET_FAMILIES:
+        assert own.lets(machine, calls["socket"], family, 1, 0)
+    for personality in system_calls.PERSONALITIES:
+        assert own.lets(machine, calls["personality"], personality)
+    for bit in range(32):
+        if not own.lets(machine, calls["clone"], 1 << bit | 17):
+            assert system_calls.NEW_NAMESPACE_FLAGS >> bit & 1
 
 
 async def test_a_hostile_image_decides_nothing(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.call_numbers import CALLS
 from hermitcrab.model.container import (
     LABEL_GENERATION,
     LABEL_INSTALLATION,
@@ -182,6 +183,23 @@ def is_rootless(info: Json) -> bool:
     return info.get("Rootless") is True or any("name=rootless" in each for each in _options(info))
 
 
+def machine(info: Json) -> str:
+    """The machine that the engine runs on, as `uname -m` calls it. Podman says `amd64` for `x86_64`."""
+    said = str(info.get("Architecture", ""))
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(said, said)
+
+
+def no_filter(info: Json) -> str | None:
+    """Why the engine cannot be given a filter of system calls of ours. None: it can."""
+    options = [each for each in _options(info) if "name=seccomp" in each]
+    if not options:
+        return "the engine runs without seccomp"
+    if machine(info) in CALLS:
+        return None
+    own = "it runs without its own" if any("unconfined" in each for each in options) else "its own is in force"
+    return f"there is no filter for the engine's machine {machine(info) or '(which it does not tell)'}; {own}"
+
+
 def runtime_paths(info: Json) -> dict[str, str]:
     """The engine's runtimes by name. Podman also lists ones that are not installed: look at the path."""
     runtimes = _part(info, "Runtimes")
@@ -199,8 +217,8 @@ def capabilities(
             unrealized[promise] = f"the engine has no {promise} control group here"
     if "memory" not in unrealized and info.get("SwapLimit") is False:
         unrealized["memory"] = "memory is limited, but not what is swapped out"
-    if not any("name=seccomp" in each and "unconfined" not in each for each in _options(info)):
-        unrealized["seccomp"] = "the engine runs without seccomp"
+    if (why := no_filter(info)) is not None:
+        unrealized["seccomp"] = why
     if is_rootless(info) and str(info.get("CgroupVersion", "")) == "1":
         for promise in ("memory", "pids", "cpus", "freeze"):
             unrealized[promise] = "a rootless engine cannot use control groups of version 1"

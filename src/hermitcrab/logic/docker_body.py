@@ -7,14 +7,14 @@ working folder must not decide anything. Called by the Docker engine's `create`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from hermitcrab.logic.hardening import PROFILES, Profile
 from hermitcrab.logic.spec_check import check
-from hermitcrab.model.container import ContainerSpec, Limits, Mount
+from hermitcrab.model.container import ContainerSpec, Hardening, Limits, Mount
 
 IMAGE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]{0,255}", re.ASCII)
 """Names of images, with registry, tag or digest. `..` must be looked for apart."""
@@ -38,8 +38,8 @@ class Dialect:
     """How many processes one user may have on this machine; Podman asks for more than it may, unless told."""
     sandbox_runtime: str | None = None
     """The runtime for `hardening = "strict"` (gVisor), where the machine has it."""
-    strict_seccomp: str | None = None
-    """The system-call filter of `strict`, as this engine takes one: Docker its text, Podman the path of a file."""
+    filters: Mapping[Hardening, str] = field(default_factory=dict)
+    """The system-call filter of each profile, as this engine takes one. Without any, the engine's own is in force."""
 
 
 def create_body(
@@ -68,7 +68,7 @@ def create_body(
         "PublishAllPorts": False,
         "ReadonlyRootfs": True,
         "RestartPolicy": {"Name": "no"},
-        "SecurityOpt": _security(profile, dialect),
+        "SecurityOpt": security(dialect.filters.get(spec.hardening)),
         "ShmSize": min(SHARED_MEMORY_BYTES, limits.memory_bytes),
         "Tmpfs": _tmpfs(spec, profile, dialect, image_volumes),
         "Ulimits": _ulimits(spec, dialect),
@@ -98,6 +98,11 @@ def create_body(
         "Volumes": {},
         "WorkingDir": spec.workdir,
     }
+
+
+def security(system_calls: str | None) -> list[str]:
+    """`SecurityOpt` of every container, with a filter as the engine takes one."""
+    return ["no-new-privileges", *([] if system_calls is None else [f"seccomp={system_calls}"])]
 
 
 def in_mount_order(mounts: Iterable[Mount]) -> list[Mount]:
@@ -131,11 +136,6 @@ def _bind(mount: Mount) -> dict[str, Any]:
         # Not recursive: other mounts below the source would come along, and writable, whatever ReadOnly says.
         "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
     }
-
-
-def _security(profile: Profile, dialect: Dialect) -> list[str]:
-    own_filter = None if profile.debuggers_work else dialect.strict_seccomp
-    return ["no-new-privileges", *([f"seccomp={own_filter}"] if own_filter is not None else [])]
 
 
 def _tmpfs(spec: ContainerSpec, profile: Profile, dialect: Dialect, image_volumes: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from hermitcrab.logic import system_calls
 from hermitcrab.model.container import Capabilities, Finding, Hardening, Limits
 
 
@@ -62,7 +63,7 @@ PROFILES: Mapping[Hardening, Profile] = MappingProxyType(
     }
 )
 
-NOEXEC, STRICT_SECCOMP, GVISOR = "noexec-tmp", "strict-seccomp", "gvisor"
+NOEXEC, GVISOR = "noexec-tmp", "gvisor"
 """Promises of `strict` that an engine may not be able to keep; keys of `Capabilities.strict_unrealized`."""
 
 
@@ -78,9 +79,10 @@ def findings(capabilities: Capabilities) -> list[Finding]:
 
 
 def promises(profile: Profile) -> dict[str, str]:
-    """What the profile means beyond what every container has, by subject, in words for people."""
+    """What the profile means, by subject, in words for people."""
     limits = ", ".join(_limit(name, value) for name, value in profile.limits_at_most.items())
     return {
+        "system calls": f"{len(system_calls.allowed(profile.name))} by name, the same on every engine; no others",
         "programs in memory": "run" if profile.runs_programs_in_memory else "do not run",
         "debuggers and old message queues": "work" if profile.debuggers_work else "are refused",
         "additional mounts": "as the allow-list says" if profile.extra_mounts_are_writable else "are read-only",

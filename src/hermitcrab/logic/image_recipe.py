@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hermitcrab.logic.docker_body import security
 from hermitcrab.logic.image_packages import PackageList
 
 LABEL_KIND = "hermitcrab.image"
@@ -99,8 +100,12 @@ def build_body(
     limits: BuildLimits,
     processes: int,
     engine: Literal["docker", "podman"],
+    system_calls: str | None,
 ) -> dict[str, Any]:
-    """The body of `POST /containers/create` for the container that becomes the image."""
+    """The body of `POST /containers/create` for the container that becomes the image.
+
+    `system_calls`: the filter of an agent's container, as the engine takes one.
+    """
     ulimits = {"core": 0, "nofile": 4096, "fsize": limits.disk_bytes}
     if engine == "podman":
         ulimits["nproc"] = processes  # it asks for more than the machine may give, unless it is told
@@ -139,7 +144,7 @@ def build_body(
             "PidsLimit": limits.pids,
             "Privileged": False,
             "RestartPolicy": {"Name": "no"},
-            "SecurityOpt": ["no-new-privileges"],
+            "SecurityOpt": security(system_calls),
             "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in ulimits.items()],
         },
     }

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hermitcrab.logic import system_calls
 from hermitcrab.logic.admittance import writable_places
 from hermitcrab.logic.hardening import PROFILES
 from hermitcrab.logic.mounts import EXTRA
@@ -131,6 +132,7 @@ def build_spec(
         uid=uid,
         gid=gid,
         hardening=hardening,
+        system_calls=system_calls.fingerprint(hardening),
     )
     check(spec)
     return spec

@@ -86,6 +86,8 @@ class ContainerSpec:
     tmpfs: tuple[str, ...] = ("/tmp", "/home/agent")  # noqa: S108  # paths in the container
     """Empty writable folders in memory, each at most `limits.tmp_bytes`, owned by the container's user."""
     hardening: Hardening = "standard"
+    system_calls: str = ""
+    """Which filter of system calls: another one after an update is another container."""
 
     @cached_property
     def spec_hash(self) -> str:
@@ -173,7 +175,7 @@ PROMISES = frozenset(
 )
 """What every engine keeps of every spec, or says that it does not."""
 
-STRICT_PROMISES = frozenset({"noexec-tmp", "strict-seccomp", "gvisor"})
+STRICT_PROMISES = frozenset({"noexec-tmp", "gvisor"})
 """What hardening `strict` adds."""
 
 

@@ -1,8 +1,8 @@
 """What every engine must do, as tests for whoever writes one.
 
-Subclass `EngineLife`, and for an engine with real processes `EngineInside` too, in a test module that has a fixture
-`harness` with an `EngineHarness`. Programs in the containers are shell scripts; an engine that runs none declares
-`real=False` and plays the ones of `PLAYED`. Needs pytest with anyio's plugin.
+Subclass `EngineLife`, and for an engine with real processes `EngineInside`, `EngineCalls` and `EngineStrict` too, in a
+test module that has a fixture `harness` with an `EngineHarness`. Programs in the containers are shell scripts; an
+engine that runs none declares `real=False` and plays the ones of `PLAYED`. Needs pytest with anyio's plugin.
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 VERSION = {"Version": "27.0", "ApiVersion": "1.41", "Components": [{"Name": "runc", "Version": "1.3.3"}]}
-INFO = {"ServerVersion": "27.0", "SecurityOptions": ["name=seccomp,profile=builtin"], "Runtimes": {"runc": {}}}
+INFO = {
+    "ServerVersion": "27.0",
+    "Architecture": "x86_64",
+    "SecurityOptions": ["name=seccomp,profile=builtin"],
+    "Runtimes": {"runc": {}},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,31 @@ def test_memory_that_the_kernel_could_drop_is_not_counted() -> None:
     assert (read.memory_bytes, read.cpu_s, read.pids) == (700, 2.5, 3)
 
 
+SECCOMP = {"SecurityOptions": ["name=seccomp,profile=default"], "Architecture": "x86_64"}
+
+
+@pytest.mark.parametrize("said", ["x86_64", "aarch64", "amd64", "arm64"])
+def test_an_engine_takes_a_filter_of_ours_on_machines_that_have_one_whatever_its_own_is(said: str) -> None:
+    assert docker_answers.no_filter({**SECCOMP, "Architecture": said}) is None
+    assert (
+        docker_answers.no_filter({"SecurityOptions": ["name=seccomp,profile=unconfined"], "Architecture": said}) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [
+        ({**SECCOMP, "SecurityOptions": []}, "the engine runs without seccomp"),
+        ({**SECCOMP, "Architecture": "riscv64"}, "machine riscv64; its own is in force"),
+        ({"SecurityOptions": ["name=seccomp,profile=unconfined"]}, "it does not tell); it runs without its own"),
+    ],
+)
+def test_an_engine_that_takes_no_filter_of_ours_says_why(info: dict[str, Any], why: str) -> None:
+    assert why in docker_answers.capabilities("docker", info).unrealized["seccomp"]
+
+
 def test_what_the_engine_cannot_keep_is_said() -> None:
-    good = {"SecurityOptions": ["name=seccomp,profile=default"], "MemoryLimit": True, "PidsLimit": True}
+    good = {**SECCOMP, "MemoryLimit": True, "PidsLimit": True}
     assert docker_answers.capabilities("docker", good).unrealized == {}
     bad = {"MemoryLimit": False, "PidsLimit": False, "CpuCfsQuota": False, "SecurityOptions": []}
     assert set(docker_answers.capabilities("docker", bad).unrealized) == {"memory", "pids", "cpus", "seccomp"}
@@ -165,7 +188,7 @@ def test_what_the_engine_cannot_keep_is_said() -> None:
 def test_an_engine_that_does_not_tell_who_ran_out_of_memory_is_said_so(
     engine: Literal["docker", "podman"], version: str, told: bool
 ) -> None:
-    info = {"SecurityOptions": ["name=seccomp"], "ServerVersion": version}
+    info = {**SECCOMP, "ServerVersion": version}
     assert ("oom-report" not in docker_answers.capabilities(engine, info).unrealized) is told
 
 

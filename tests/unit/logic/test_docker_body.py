@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.docker_body import Dialect, create_body, in_mount_order, mountpoint_in_source
-from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
+from hermitcrab.model.container import ContainerSpec, Hardening, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 
 SPEC = ContainerSpec(
@@ -129,13 +129,18 @@ def test_environment_and_labels_are_those_of_the_spec() -> None:
     assert made["Labels"] == SPEC.labels
 
 
+@pytest.mark.parametrize("hardening", ["standard", "strict"])
+def test_each_profile_has_its_filter_of_system_calls(hardening: Hardening) -> None:
+    host = body(replace(SPEC, hardening=hardening), Dialect(filters={"standard": "standard's", "strict": "strict's"}))
+    assert host["HostConfig"]["SecurityOpt"] == ["no-new-privileges", f"seccomp={hardening}'s"]
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_strict_hardening_takes_more_away_and_uses_gvisor_where_there_is_one(
     engine: Literal["docker", "podman"],
 ) -> None:
     strict = replace(SPEC, hardening="strict")
-    host = body(strict, Dialect(engine=engine, strict_seccomp="THE-FILTER"))["HostConfig"]
-    assert host["SecurityOpt"] == ["no-new-privileges", "seccomp=THE-FILTER"]
+    host = body(strict, Dialect(engine=engine))["HostConfig"]
     for folder in SPEC.tmpfs:
         assert {"noexec", "nosuid", "nodev"} <= set(host["Tmpfs"][folder].split(","))
     assert "Runtime" not in host

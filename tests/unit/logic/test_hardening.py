@@ -1,16 +1,11 @@
-"""The table of hardening profiles, and the filter of `strict` for engines that take one as JSON."""
+"""The table of hardening profiles."""
 
 from __future__ import annotations
 
-import json
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermitcrab.logic import seccomp
 from hermitcrab.logic.hardening import PROFILES, findings, promises
-from hermitcrab.logic.seccomp_profile import ALLOWED, strict_profile
 from hermitcrab.model.container import Capabilities, Limits
 
 limits = st.builds(
@@ -51,24 +46,6 @@ def test_what_strict_lacks_counts_only_for_strict() -> None:
     )
     assert found.unrealized_for("standard") == {"memory": "none"}
     assert found.unrealized_for("strict") == {"memory": "none", "gvisor": "not there"}
-
-
-@pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))
-def test_the_strict_profile_allows_nothing_that_the_filter_of_bubblewrap_refuses(machine: str) -> None:
-    profile = strict_profile(machine)
-    assert profile is not None
-    assert json.loads(json.dumps(profile)) == profile
-    assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
-    assert len(profile["architectures"]) == 1
-    assert not ALLOWED & seccomp.denied_calls(machine, "strict").keys()
-    whole = {name for rule in profile["syscalls"] for name in rule["names"] if "args" not in rule}
-    judged = {"clone", "unshare", "personality", "socket", "socketpair"}
-    assert not whole & judged
-    assert {name for rule in profile["syscalls"] for name in rule["names"] if "args" in rule} == judged
-
-
-def test_a_machine_without_a_table_has_no_strict_profile() -> None:
-    assert strict_profile("riscv64") is None
 
 
 def test_the_doctor_has_a_line_for_each_profile_with_what_is_not_kept() -> None:

@@ -50,16 +50,18 @@ def test_the_order_of_wishes_changes_nothing() -> None:
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_a_build_has_no_network_no_device_and_limits(engine: Any) -> None:
-    body = build_body(RECIPE, context="/context", owner="home", limits=LIMITS, processes=1000, engine=engine)
+    body = build_body(
+        RECIPE, context="/c", owner="home", limits=LIMITS, processes=1000, engine=engine, system_calls="THE-FILTER"
+    )
     host = body["HostConfig"]
     assert body["Image"] == RECIPE.parent
     assert (host["NetworkMode"], body["NetworkDisabled"]) == ("none", True)
     assert host["CapDrop"] == ["ALL"]
     assert not {"SYS_ADMIN", "NET_RAW", "MKNOD", "SYS_PTRACE", "SETFCAP"} & set(host["CapAdd"])
-    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["SecurityOpt"] == ["no-new-privileges", "seccomp=THE-FILTER"]
     assert (host["Privileged"], host["Memory"], host["MemorySwap"]) == (False, LIMITS.memory_bytes, LIMITS.memory_bytes)
     assert host["PidsLimit"] == LIMITS.pids
-    assert [(each["Source"], each["ReadOnly"]) for each in host["Mounts"]] == [("/context", True)]
+    assert [(each["Source"], each["ReadOnly"]) for each in host["Mounts"]] == [("/c", True)]
     assert {each["Name"] for each in host["Ulimits"]} >= {"core", "nofile", "fsize"}
     # Whatever the parent says of itself decides nothing.
     assert body["Entrypoint"][:1] == ["/bin/sh"]
@@ -82,7 +84,9 @@ def test_no_name_of_a_package_reaches_the_engine(apt: list[str], npm: list[str],
     empty = replace(RECIPE, packages=PackageList())
 
     def told(of: Recipe) -> str:
-        body = build_body(of, context="/c", owner="home", limits=LIMITS, processes=1000, engine="docker")
+        body = build_body(
+            of, context="/c", owner="home", limits=LIMITS, processes=1000, engine="docker", system_calls=None
+        )
         name = build_name(of, owner="home")
         return json.dumps([body, commit_changes(of, owner="home"), name]).replace(of.digest, "DIGEST")
 

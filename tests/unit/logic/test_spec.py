@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from hermitcrab.logic import system_calls
 from hermitcrab.logic.spec import Materials, build_spec
 from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
 from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, SessionId
@@ -95,3 +98,9 @@ def test_labels_tell_whose_container_it_is_and_which() -> None:
     labels = spec().labels
     assert {"abc", "sess-1", "7", spec().spec_hash} <= set(labels.values())
     assert spec(timezone="Asia/Tokyo").spec_hash != spec().spec_hash
+
+
+def test_a_container_of_an_earlier_filter_of_system_calls_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = spec()
+    monkeypatch.setattr(system_calls, "fingerprint", lambda _: "another")
+    assert spec().spec_hash != earlier.spec_hash

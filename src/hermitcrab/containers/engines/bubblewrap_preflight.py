@@ -14,7 +14,7 @@ from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_records import TRIAL
 from hermitcrab.containers.engines.bubblewrap_sandbox import Sandboxes
 from hermitcrab.errors import EngineError
-from hermitcrab.logic import seccomp
+from hermitcrab.logic.call_numbers import CALLS
 from hermitcrab.logic.hardening import GVISOR, NOEXEC
 from hermitcrab.model.container import Capabilities, ContainerSpec, Finding, Limits
 from hermitcrab.model.ids import Generation, SessionId
@@ -34,7 +34,7 @@ def capabilities(sandboxes: Sandboxes) -> Capabilities:
     unrealized = {"log-size": _LOG_SIZE, **sandboxes.cgroups.unrealized}
     if sandboxes.limits_processes_inside:
         del unrealized["pids"]
-    if platform.machine() not in seccomp.MACHINES:
+    if platform.machine() not in CALLS:
         unrealized["seccomp"] = f"there is no system-call filter for {platform.machine()}"
     if "freeze" in unrealized:
         unrealized["freeze"] = f"by SIGSTOP, which programs can notice: {unrealized['freeze']}"

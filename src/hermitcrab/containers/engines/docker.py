@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import resource
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ import anyio.to_thread
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, EngineName
 from hermitcrab.containers.engines.docker_events import EventFeed
+from hermitcrab.containers.engines.docker_filters import filters
 from hermitcrab.containers.engines.docker_preflight import preflight
 from hermitcrab.errors import EngineError, Failure, sole
-from hermitcrab.logic import docker_answers, docker_body, seccomp_profile
-from hermitcrab.logic.hardening import GVISOR, STRICT_SECCOMP
+from hermitcrab.logic import docker_answers, docker_body
+from hermitcrab.logic.hardening import GVISOR
 from hermitcrab.logic.spec_check import NAME
 from hermitcrab.model.container import (
     LABEL_INSTALLATION,
@@ -244,20 +244,10 @@ class DockerEngine:
             engine=self._engine,
             rootless=docker_answers.is_rootless(info),
             sandbox_runtime="runsc" if _has_gvisor(info) else None,
-            strict_seccomp=await anyio.to_thread.run_sync(self._strict_seccomp),
+            filters=await anyio.to_thread.run_sync(filters, self._engine, info, self._folder),
             processes=_CAP_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, _CAP_PROCESSES),
         )
         return self._dialect
-
-    def _strict_seccomp(self) -> str | None:
-        """The filter of `strict` as the engine takes it: Docker its text, Podman the path of a file."""
-        profile = seccomp_profile.strict_profile(platform.machine())
-        if profile is None or self._engine == "docker":
-            return None if profile is None else json.dumps(profile)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / "seccomp-strict.json"
-        file.write_text(json.dumps(profile))
-        return str(file)
 
     async def _answer_for(self, name_or_id: str) -> Json | None:
         try:
@@ -344,8 +334,6 @@ def _strict_unrealized(info: Json) -> dict[str, str]:
     unrealized = {}
     if not _has_gvisor(info):
         unrealized[GVISOR] = "the engine has no runtime runsc; the container shares the machine's kernel"
-    if platform.machine() not in seccomp_profile.ARCHITECTURES:
-        unrealized[STRICT_SECCOMP] = f"there is no strict filter for {platform.machine()}; the engine's own is used"
     return unrealized
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 
 from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, EngineName
+from hermitcrab.containers.engines.docker_filters import filters
 from hermitcrab.containers.engines.docker_probe import Probe, probe_body, processes_at_most
 from hermitcrab.errors import EngineError, Failure, sole
 from hermitcrab.logic import docker_answers
@@ -131,7 +133,7 @@ class ImageBuilder:
         However this ends, no container of the build is left. Raises EngineError `image-unavailable`, with the last
         lines of the log, or `resources-exhausted` for a build that crossed a limit.
         """
-        container = await self._create(recipe, context=context, owner=owner, limits=limits)
+        container = await self._create_build(recipe, context=context, owner=owner, limits=limits)
         try:
             await self._api.request(
                 "POST", f"/containers/{container}/start", doing="start the build", deadline_s=MAKE_DEADLINE_S
@@ -161,16 +163,10 @@ class ImageBuilder:
     @contextlib.asynccontextmanager
     async def probe(self, image: str, script: str, *, owner: str, name: str | None = None) -> AsyncIterator[Probe]:
         """A container of `image` that runs `script` without a network as nobody, to learn what is in the image."""
-        body = probe_body(image, script, owner=owner, engine=self.engine)
-        made = await self._api.request(
-            "POST",
-            "/containers/create",
-            doing=f"look into {image}",
-            params={} if name is None else {"name": name},
-            body=body,
-            deadline_s=MAKE_DEADLINE_S,
-        )
-        container = str(made["Id"])
+        async with self._filter() as system_calls:
+            body = probe_body(image, script, owner=owner, engine=self.engine, system_calls=system_calls)
+            params = {} if name is None else {"name": name}
+            container = await self._create(body, params, doing=f"look into {image}")
         try:
             yield Probe(self._api, container)
         finally:
@@ -217,24 +213,32 @@ class ImageBuilder:
         except ApiError as error:
             progress(error.words[:500])  # what is not there is said by whoever looks for it
 
-    async def _create(self, recipe: Recipe, *, context: Path, owner: str, limits: BuildLimits) -> str:
-        body = build_body(
-            recipe,
-            context=str(context),
-            owner=owner,
-            limits=limits,
-            processes=processes_at_most(),
-            engine=self.engine,
-        )
+    async def _create_build(self, recipe: Recipe, *, context: Path, owner: str, limits: BuildLimits) -> str:
+        async with self._filter() as system_calls:
+            body = build_body(
+                recipe,
+                context=str(context),
+                owner=owner,
+                limits=limits,
+                processes=processes_at_most(),
+                engine=self.engine,
+                system_calls=system_calls,
+            )
+            return await self._create(body, {"name": build_name(recipe, owner=owner)}, doing="create the build")
+
+    async def _create(self, body: Json, params: dict[str, str], *, doing: str) -> str:
         made = await self._api.request(
-            "POST",
-            "/containers/create",
-            doing="create the build",
-            params={"name": build_name(recipe, owner=owner)},
-            body=body,
-            deadline_s=MAKE_DEADLINE_S,
+            "POST", "/containers/create", doing=doing, params=params, body=body, deadline_s=MAKE_DEADLINE_S
         )
         return str(made["Id"])
+
+    @contextlib.asynccontextmanager
+    async def _filter(self) -> AsyncIterator[str | None]:
+        """The filter of system calls for what runs in a build, as the engine takes one while a container is made."""
+        info = await self._api.request("GET", "/info", doing="describe itself")
+        async with anyio.TemporaryDirectory(prefix="crab-filter-") as folder:
+            found = await anyio.to_thread.run_sync(filters, self.engine, info or {}, Path(folder))
+            yield found.get("standard")
 
     async def _run(self, container: str, limits: BuildLimits, progress: Progress) -> None:
         code: int | None = None

@@ -21,7 +21,7 @@ OLDEST_API = (1, 41)
 
 _FIXES = {
     "memory": "Boot with control groups of version 2, and delegate cpu, memory and pids to the engine's user.",
-    "seccomp": "Run the engine with its default seccomp profile.",
+    "seccomp": "Run an engine that was built with seccomp, on x86_64 or aarch64.",
     "open-files": 'Set default_ulimits = ["nofile=4096:4096"] in containers.conf.',
     "file-size": 'Set default_ulimits = ["fsize=8589934592:8589934592"] in containers.conf.',
     "oom-report": "Update Podman to 5.0 or newer.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, EngineName
 from hermitcrab.logic import docker_answers
+from hermitcrab.logic.docker_body import security
 from hermitcrab.logic.image_recipe import LABEL_BUILD, LABEL_OWNER
 
 FILE_BYTES_AT_MOST = 32 * 1024 * 1024
@@ -58,7 +59,7 @@ class Probe:
             return None if opened is None else opened.read()
 
 
-def probe_body(image: str, script: str, *, owner: str, engine: EngineName) -> dict[str, Any]:
+def probe_body(image: str, script: str, *, owner: str, engine: EngineName, system_calls: str | None) -> dict[str, Any]:
     """The body of `POST /containers/create` for a look into the image."""
     return {
         "Image": image,
@@ -74,7 +75,7 @@ def probe_body(image: str, script: str, *, owner: str, engine: EngineName) -> di
             "CapDrop": ["ALL"],
             "NetworkMode": "none",
             "ReadonlyRootfs": True,
-            "SecurityOpt": ["no-new-privileges"],
+            "SecurityOpt": security(system_calls),
             "Memory": 256 * 1024**2,
             "PidsLimit": 64,
             "Ulimits": _ulimits(engine),
