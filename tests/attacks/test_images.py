@@ -138,7 +138,9 @@ async def test_a_hostile_base_and_secrets_that_lie_about_take_no_part_in_a_build
         )
         places = "/etc /usr/local /opt /app /home /root /mnt /tmp /var /workspace"
         look = f"grep -rls CANARY-of-the-images {places}; ls -a /; id -u; pwd"
-        seen = await shop.output(built.image, "sh", "-c", look)
+        told = await shop.output(built.image, "sh", "-c", look)
+        # The base preloads a library that is not there. Engines read output and errors apart, in no order.
+        seen = [line for line in told if not line.startswith("ERROR: ld.so")]
         # Neither its ONBUILD, nor its entrypoint, nor its health check ever ran, and it chose no user and no folder.
         assert not {"built", "copied", "entered"} & set(seen)
         assert seen[-2:] == ["1000", "/workspace/agent"]

@@ -52,7 +52,7 @@ class Workshop:
                 await adapter.create(spec)
                 await adapter.start(spec.name)
                 assert (await anext(events)).name == spec.name
-            return await adapter.logs(spec.name, lines=20)
+            return await adapter.logs(spec.name, lines=200)
         finally:
             await adapter.remove(spec.name)
             await adapter.aclose()
