@@ -57,9 +57,9 @@ class RecordingHandler:
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[RecordingHandler]:
+async def served(folder: Path, limits: LinkLimits | None = None) -> AsyncIterator[RecordingHandler]:
     handler = RecordingHandler()
-    async with listening(folder, handler):
+    async with listening(folder, handler, limits=limits):
         yield handler
 
 
@@ -137,7 +137,8 @@ async def test_an_endless_line_ends_the_link_without_being_kept(tmp_path: Path) 
 
 
 async def test_a_peer_that_never_reads_is_cut(tmp_path: Path) -> None:
-    async with served(tmp_path) as handler:
+    unhurried = LinkLimits(frames_per_s=1e6, burst_frames=1e6)  # Not the pace is to end it, but what lies unread.
+    async with served(tmp_path, unhurried) as handler:
         claim = line(frames.Claim(turn="t" * 200, ids=[]))
 
         def flood() -> None:
