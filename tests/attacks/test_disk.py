@@ -14,6 +14,7 @@ from anyio import to_thread
 from hermitcrab.app import Host
 from hermitcrab.containers.disk import trees, workspaces
 from hermitcrab.containers.disk.measuring import measure
+from hermitcrab.containers.lifecycle import watch
 from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.logic import retry
 from hermitcrab.logic.retry import Backoff
@@ -25,7 +26,13 @@ from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say,
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
 pytestmark = pytest.mark.timeout(120)
 
-SMALL = {"workspace_mb": 8, "workspace_files": 1000, "workspace_look_s": 0, "silent_before_kill_s": 3}
+SMALL = {"workspace_mb": 8, "workspace_files": 1000, "workspace_look_s": 0}
+
+
+@pytest.fixture(autouse=True)
+def looked_over_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "INTERVAL_S", 0.3)
+
 
 BESIDE = """
 if os.fork() == 0:

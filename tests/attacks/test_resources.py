@@ -60,7 +60,7 @@ while True:
         time.sleep(0.01)
 """,
     "open files": """
-for _ in range(20):
+for _ in range(4):
     if os.fork() == 0:
         break
 kept = []
@@ -389,7 +389,8 @@ async def test_who_always_claims_to_work_makes_room_for_who_has_work(
     engine: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats = "while True: tell(frames.Beat(activity='tool', detail='Bash', until_ms=10**12)); time.sleep(0.05)"
-    async with host_on(tmp_path / "home", engine, max_running=1, stop_grace_s=0.1, **options) as (host, channel):
+    impatient = {"stop_grace_s": 0.1, "drain_within_s": 0.1}
+    async with host_on(tmp_path / "home", engine, max_running=1, **impatient, **options) as (host, channel):
         liar = await intrude(host, "liar")
         take_over(monkeypatch, host, LIAR + beats, of=lambda session: session.id == liar.session.id)
         assert (await host.runner.wake(liar.session)).kind == "started"

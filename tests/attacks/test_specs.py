@@ -171,7 +171,7 @@ class TestNames:
         return "bubblewrap"
 
 
-@given(st.text(max_size=400), st.text(max_size=400))
+@given(st.text(max_size=100), st.text(max_size=100))
 def test_every_session_has_a_name_of_its_own_that_every_engine_takes(one: str, other: str) -> None:
     try:
         names = [container_name(InstallationId("i1"), SessionId(each)) for each in (one, other)]

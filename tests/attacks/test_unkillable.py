@@ -89,7 +89,7 @@ async def test_what_the_kernel_cannot_end_is_stuck_holds_up_nobody_and_is_gone_o
     engine: str, options: dict[str, Any], disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docker, "KILL_DEADLINE_S", 1.0)
-    monkeypatch.setattr(bubblewrap, "KILL_S", 1.0)
+    monkeypatch.setattr(bubblewrap, "KILL_S", 0.3)
     tries: list[int] = []
 
     class Noted(Backoff):
