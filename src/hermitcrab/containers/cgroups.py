@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -86,7 +87,7 @@ class Group(Protocol):
     def usage(self) -> ContainerStats: ...
 
     def remove(self) -> bool:
-        """Whether it is gone. False: something still lives in it."""
+        """Kill what is left in it, and remove it. Whether it is gone; False: something in it cannot be killed."""
 
 
 @dataclass(slots=True)
@@ -270,6 +271,8 @@ class GroupVersion1:
         )
 
     def remove(self) -> bool:
+        # What is frozen here dies when it is thawed, and not before.
+        self.thaw()
         return all(list(map(partial(_remove, self.files), self.folders.values())))
 
 
@@ -353,11 +356,28 @@ def _remove(files: CgroupFiles, folder: Path) -> bool:
         except FileNotFoundError:
             pass
         except OSError:
-            # Busy: the kernel counts an ended process out a moment after it tells of its end.
+            # Busy: a start that broke off has left something in it, or the kernel has not counted an ended process out.
+            _kill_all(files, folder)
             return False
         return True
 
     return _settled(gone)
+
+
+def _kill_all(files: CgroupFiles, folder: Path) -> None:
+    def members() -> set[int]:
+        # 0 stands for processes that this pid namespace does not see.
+        return {int(pid) for pid in _read(files, folder / "cgroup.procs").split()} - {0}
+
+    for pid in members():
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                # Asked again: before it was opened, the pid could have gone to a process of somebody else.
+                if pid in members():
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
 
 
 def _settled(done: Callable[[], bool]) -> bool:

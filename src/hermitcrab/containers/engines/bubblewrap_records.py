@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
@@ -70,6 +71,11 @@ class Status:
     pid_namespace: int | None = None
     exit_code: int | None = None
     finished_at: str | None = None
+
+    def main(self) -> Process | None:
+        """The main process, unless it has ended."""
+        main = None if self.main_pid is None else process.identify(self.main_pid)
+        return main if main is not None and process.pid_namespace(main.pid) == self.pid_namespace else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Sandboxes:
         return found.folder.status().exit_code
 
     def end(self, found: Found, number: signal.Signals) -> None:
-        """Send TERM or KILL to the main process. Does not wait."""
+        """Send TERM or KILL to the main process, without waiting for its end. A start that broke off is ended whole."""
         processes = found.processes
         if processes is None or processes.boot != process.boot_id():
             return
@@ -172,8 +172,7 @@ class Sandboxes:
         if processes.main is not None:
             process.send(processes.main, number)
         elif number is signal.SIGKILL:
-            for each in process.marked(found.record.id):
-                process.send(each, number)
+            bubblewrap_start.break_off(found.folder, found.record)
 
     def freeze(self, found: Found) -> None:
         group = self._group(found)
@@ -315,10 +314,7 @@ class Sandboxes:
 
     def _recover(self, folder: ContainerFolder, record: Record) -> Processes:
         """Find the processes of a start whose host died before it wrote them down. With the folder locked."""
-        status = folder.status()
-        main = None if status.main_pid is None else process.identify(status.main_pid)
-        if main is not None and process.pid_namespace(main.pid) != status.pid_namespace:
-            main = None
+        main = folder.status().main()
         supervisor = process.parent(main) if main is not None else next(process.marked(record.id), None)
         # Without any process it belongs to no boot: it never came to life.
         boot = process.boot_id() if main is not None or supervisor is not None else ""

@@ -72,18 +72,23 @@ def start(
         )
     if not is_ready:
         _give_up(folder, record, supervisor, boot)
-    status_now = folder.status()
-    main = None if status_now.main_pid is None else process.identify(status_now.main_pid)
-    folder.write_processes(Processes(boot, supervisor, main))
+    folder.write_processes(Processes(boot, supervisor, folder.status().main()))
+
+
+def break_off(folder: ContainerFolder, record: Record) -> None:
+    """Kill all of a start, wherever it is between the launcher and the container's main process."""
+    process.end_marked(record.id, END_S)
+    # The supervisor writes it down before it lets it go on to where nothing marks it any more.
+    main = folder.status().main()
+    if main is not None:
+        process.send(main, signal.SIGKILL)
 
 
 def _give_up(folder: ContainerFolder, record: Record, supervisor: Process, boot: str) -> None:
     """Say why a sandbox could not be set up, when nothing of it is left."""
     exit_code = process.wait(supervisor, END_S)
-    if exit_code is None:
-        for each in process.marked(record.id):
-            process.send(each, signal.SIGKILL)
-        process.wait(supervisor, END_S)
+    # Also when it has ended: killed in the middle, it leaves a child that waits for it for ever.
+    break_off(folder, record)
     folder.write_processes(Processes(boot, supervisor, None))
     last = bubblewrap_log.tail(str(folder.path / LOG), 1)
     raise EngineError(
