@@ -14,6 +14,7 @@ import pytest
 
 from hermitcrab.control.client import ControlClient
 from hermitcrab.errors import HostUnreachableError
+from hermitcrab.testing.engine_conformance_inside import until
 from hermitcrab.testing.host_process import HostProcess, Person, attended
 from hermitcrab.testing.leaks import left_behind
 from hermitcrab_wire import faults
@@ -130,6 +131,9 @@ async def test_a_runner_killed_there_loses_and_doubles_nothing(
             await host.start(env={"HERMITCRAB_RUNNER_FAULT": f"{point}:/workspace/token"})
             await person.say("one", "first")
             await person.wait_for("first")
+            # The last point comes after the answer, which may be here before the runner hears that it was taken.
+            with anyio.move_on_after(30):
+                await until(lambda: not token.exists())
             assert not token.exists(), f"the runner did not pass {point}\n{host.output()}"
             await person.say("two", "second")
             await person.wait_for("second")
