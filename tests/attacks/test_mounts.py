@@ -177,18 +177,26 @@ async def test_a_loop_of_renames_never_leads_a_container_to_something_else(
     async with yard_on(engine, options, tmp_path) as yard:
         (yard.base / "projects/link").symlink_to(yard.keys)
         (yard.base / "projects/other").mkdir()
-        (yard.base / "projects/other/file").write_text(SECRET)
+        (yard.base / "projects/other/file").write_text("plain, and of the other folder")
         await yard.ask_for(AdditionalMount(host_path=str(yard.code)))
         seen: list[str] = []
         admitted = starting.Starter.await_hello
 
         async def looking(starter: starting.Starter, slot: Any) -> None:
-            """What the container has there, once it was let in: nobody may ever be let in to the secret."""
+            """What the container has there, once it was let in: what was allowed, and nobody ever to the secret.
+
+            The other folder lies at the place long enough to be allowed there, when renames have to wait for the disk.
+            """
             await admitted(starter, slot)
             view = await yard.host.engine.inspect(slot.name)
             assert view is not None
-            place = anyio.Path(f"/proc/{view.pid}/root/workspace/extra/code/file")
-            seen.append(await place.read_text() if await place.exists() else "not mounted")
+            place = anyio.Path(f"/proc/{view.pid}/root/workspace/extra/code")
+            (decision,) = slot.decisions
+            assert await place.exists() == decision.allowed
+            if decision.allowed:
+                found = await place.stat()
+                assert (found.st_dev, found.st_ino) == decision.chain[-1]
+                seen.append(await (place / "file").read_text())
 
         monkeypatch.setattr(starting.Starter, "await_hello", looking)
         with renaming(yard.code, yard.base / "projects/link", yard.base / "projects/other"):
