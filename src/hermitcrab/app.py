@@ -279,13 +279,13 @@ async def open_host(
         await tasks.start(notices.run)
         await tasks.start(runner.run)
         await archivist.open()
-        reconciler = Reconciler(runner=runner, engine=engine, store=store, mailboxes=mailboxes)
+        reconciler = Reconciler(
+            runner=runner, engine=engine, store=store, mailboxes=mailboxes, deliver=deliverer.notify
+        )
         reconciled = await reconciler.reconcile()
         machine.remember(home.machine_file)
         tasks.start_soon(reconciler.run)
         tasks.start_soon(isolated, images.clear_leftovers)
-        for session in reconciled.delivering:
-            deliverer.notify(session)
         try:
             yield Host(
                 home=home,

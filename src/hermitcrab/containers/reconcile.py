@@ -7,14 +7,15 @@ settled holds up no other and does not keep the host from starting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import anyio
 import structlog
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.runner import ContainerRunner
-from hermitcrab.errors import EngineError
+from hermitcrab.errors import EngineError, StoreDamagedError, StoreTooNewError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerView
@@ -43,19 +44,27 @@ class Reconciled:
     woken: int = 0
     repaired: int = 0
     """Containers whose end no event had told."""
-    delivering: list[Session] = field(default_factory=list)
+    delivering: int = 0
     """Sessions with messages that were not delivered yet."""
     engine_unknown: bool = False
     """The engine could not be asked: nothing was adopted, removed or started (law 1)."""
 
 
 class Reconciler:
-    def __init__(self, *, runner: ContainerRunner, engine: Engine, store: Store, mailboxes: Mailboxes) -> None:
+    def __init__(
+        self,
+        *,
+        runner: ContainerRunner,
+        engine: Engine,
+        store: Store,
+        mailboxes: Mailboxes,
+        deliver: Callable[[Session], None],
+    ) -> None:
+        """`deliver`: told of each session with messages that were not delivered yet."""
         self._runner, self._engine, self._store, self._mailboxes = runner, engine, store, mailboxes
+        self._deliver = deliver
         self._seen = False
         """The engine has answered this host."""
-        self._engine_unknown = True
-        """Sessions wait that nobody could start yet."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -67,24 +76,23 @@ class Reconciler:
         """What a host does first. Work is by containers and unsettled sessions, not by history."""
         result = Reconciled()
         await self._look_at_containers(result)
-        await self._look_at_sessions(result)
+        await self._look_at_sessions(result, await self._store.read(sessions.unsettled))
         log.info(
             "reconciled",
             adopted=result.adopted,
             removed=result.removed,
             woken=result.woken,
-            to_deliver=len(result.delivering),
+            to_deliver=result.delivering,
         )
         return result
 
     async def sweep(self) -> Reconciled:
-        """Repair what no event has told. Sessions are looked at only if the engine could not be asked before."""
+        """Repair what no event has told. Sessions are looked at only if that could not be done before."""
         result = Reconciled()
-        could_not = self._engine_unknown
         await self._runner.keep_what_waits()
         await self._look_at_containers(result)
-        if could_not and not result.engine_unknown:
-            await self._look_at_sessions(result)
+        if not result.engine_unknown:
+            await self._look_at_sessions(result, await self._overlooked())
         if result.adopted or result.removed or result.repaired or result.woken:
             log.warning(
                 "sweep.repaired",
@@ -100,11 +108,10 @@ class Reconciler:
             found = await self._engine.containers()
         except EngineError as error:
             log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
-            result.engine_unknown = self._engine_unknown = True
+            result.engine_unknown = True
             if not self._seen:
                 self._runner.engine_not_seen(error.message)
             return
-        self._engine_unknown = False
         await isolated(self._runner.expect, found)
         limiter = anyio.Semaphore(AT_ONCE)
         missing = self._runner.live()
@@ -135,27 +142,48 @@ class Reconciler:
             self._seen = True
             self._runner.engine_seen()
 
-    async def _look_at_sessions(self, result: Reconciled) -> None:
+    async def _overlooked(self) -> list[Session]:
+        """Where an earlier look found nothing out."""
+        wanted = self._runner.overlooked()
+        found = [each for each in await self._store.read(sessions.unsettled) if each.id in wanted] if wanted else []
+        for gone in {*wanted} - {each.id for each in found}:
+            self._runner.looked_at(gone)
+        return found
+
+    async def _look_at_sessions(self, result: Reconciled, found: Iterable[Session]) -> None:
+        """What an earlier host left in them. What cannot be seen now, as on a full disk, a sweep comes back to."""
         limiter = anyio.Semaphore(AT_ONCE)
 
         async def look(session: Session) -> None:
             async with limiter:
-                if not result.engine_unknown or self._runner.generation_of(session.id) is not None:
-                    last, freed = self._runner.last_ended(session), []
-                    if not self._runner.attends(session.id):
-                        # No container of any older generation is left: what it had claimed is free again.
-                        older = Generation(last + 1)
-                        freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
-                    await self._runner.certify_missing(session, last, rows_returned=len(freed))
-                counts = await self._mailboxes.run(session, Mailbox.counts)
-                if counts.undelivered:
-                    result.delivering.append(session)
-                if counts.pending_triggers and not self._runner.attends(session.id) and not result.engine_unknown:
-                    result.woken += 1
-                    self._runner.request(session)
-                if not counts.undelivered and not counts.pending_triggers:
-                    await self._runner.settle(session)
+                self._runner.overlook(session.id)
+                try:
+                    await self._look_at(session, result)
+                except (StoreDamagedError, StoreTooNewError):
+                    self._runner.looked_at(session.id)  # There is no more to be seen until somebody has mended it.
+                    raise
 
         async with anyio.create_task_group() as tasks:
-            for session in await self._store.read(sessions.unsettled):
+            for session in found:
                 tasks.start_soon(isolated, look, session)
+
+    async def _look_at(self, session: Session, result: Reconciled) -> None:
+        is_known = not result.engine_unknown or self._runner.generation_of(session.id) is not None
+        if is_known:
+            last, freed = self._runner.last_ended(session), []
+            if not self._runner.attends(session.id):
+                # No container of any older generation is left: what it had claimed is free again.
+                older = Generation(last + 1)
+                freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
+            await self._runner.certify_missing(session, last, rows_returned=len(freed))
+        counts = await self._mailboxes.run(session, Mailbox.counts)
+        if counts.undelivered:
+            result.delivering += 1
+            self._deliver(session)
+        if is_known:
+            self._runner.looked_at(session.id)
+        if counts.pending_triggers and not self._runner.attends(session.id) and not result.engine_unknown:
+            result.woken += 1
+            self._runner.request(session)
+        if not counts.undelivered and not counts.pending_triggers:
+            await self._runner.settle(session)

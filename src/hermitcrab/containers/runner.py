@@ -355,6 +355,18 @@ class ContainerRunner:
 
     # For reconciling.
 
+    def overlook(self, session_id: SessionId) -> None:
+        """What an earlier host left in it is to be looked at. Until `looked_at` it does not count as settled."""
+        self._slots.overlooked.add(session_id)
+
+    def looked_at(self, session_id: SessionId) -> None:
+        """All that an earlier host left in it was looked at, or there is nothing to be seen."""
+        self._slots.overlooked.discard(session_id)
+
+    def overlooked(self) -> list[SessionId]:
+        """Where nobody could look yet."""
+        return sorted(self._slots.overlooked)
+
     async def expect(self, views: list[ContainerView]) -> None:
         """Look up all at once what `meet` needs to decide about each of these."""
         await self._adopter.expect(views)

@@ -346,6 +346,55 @@ def test_an_end_that_was_not_noted_when_its_host_died_is_noted_by_the_next_one(t
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("next_look", ["sweep", "next host"])
+def test_an_end_that_a_full_disk_keeps_out_of_the_index_at_a_start_is_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_look: str
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async def scenario(simulation: Simulation) -> None:
+        key = simulation.chats["chat"][1]
+        await simulation.leave()
+        with closing(sqlite3.connect(simulation.home.database)) as connection, connection:
+            connection.execute("DELETE FROM deaths")
+            sessions.unsettle(connection, key)
+        with monkeypatch.context() as patched:
+            patched.setattr(deaths, "insert", full)
+            await simulation.start()
+        if next_look == "sweep":
+            await simulation.host.reconciler.sweep()
+        else:
+            # All that people wait for is done meanwhile, and the session does not count as settled for it.
+            await stopped_by_a_person(simulation)
+            await anyio.sleep(1)
+            await simulation.crash()
+            await simulation.start()
+        noted = await simulation.host.store.read(lambda connection: deaths.newest(connection, limit=10))
+        assert 1 in {each.generation for each in noted}
+        assert await simulation.host.store.read(sessions.unsettled_count) == 0
+
+    play(tmp_path, scenario)
+
+
+def test_what_vanished_is_certified_though_nothing_waits_and_the_engine_could_not_be_asked_at_the_start(
+    tmp_path: Path,
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        container = await live(simulation)
+        await simulation.crash()
+        assert container.process is not None
+        container.process.exit(137)
+        simulation.machine.containers.clear()
+        simulation.engine.faults.unavailable = True
+        await simulation.start()
+        simulation.engine.faults.unavailable = False
+        await simulation.host.reconciler.sweep()
+
+    (certificate,) = play(tmp_path, scenario)
+    assert certificate["generation"] == 2
+
+
 def test_what_vanished_before_a_host_could_ask_its_engine_is_certified_though_its_session_waits(tmp_path: Path) -> None:
     async def scenario(simulation: Simulation) -> None:
         container = await live(simulation)

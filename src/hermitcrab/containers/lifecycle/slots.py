@@ -37,6 +37,8 @@ class Slots:
         self._receiving: Counter[SessionId] = Counter()
         self.withheld: dict[SessionId, str] = {}
         """Sessions that may have no container, and why."""
+        self.overlooked: set[SessionId] = set()
+        """Nobody could look yet at what an earlier host left in these. Until then they do not count as settled."""
 
     def __iter__(self) -> Iterator[Slot]:
         """Those of now; what comes and goes meanwhile does not disturb."""
@@ -121,7 +123,8 @@ class Slots:
     async def settle(self, session: Session) -> None:
         """Note that nothing of the session waits, if that is so and nobody is adding to it."""
         seen = await self._store.read(lambda connection: sessions.reasons(connection, session.id))
-        if session.id in self or self._receiving[session.id] or self._owes(session.id):
+        is_busy = session.id in self or self._receiving[session.id]
+        if is_busy or session.id in self.overlooked or self._owes(session.id):
             return
         counts = await self._mailboxes.run(session, Mailbox.counts)
         if counts.pending_triggers == 0 and counts.undelivered == 0:
