@@ -8,18 +8,20 @@ settled holds up no other and does not keep the host from starting.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import structlog
 
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.lifecycle.deadline import Deadline
+from hermitcrab.containers.lifecycle.stopping import ANSWERED_WITHIN_S
 from hermitcrab.containers.runner import ContainerRunner
 from hermitcrab.errors import EngineError, StoreDamagedError, StoreTooNewError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import ContainerView
-from hermitcrab.model.ids import Generation
+from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.store import sessions
@@ -48,6 +50,8 @@ class Reconciled:
     """Sessions with messages that were not delivered yet."""
     engine_unknown: bool = False
     """The engine could not be asked: nothing was adopted, removed or started (law 1)."""
+    unmet: set[SessionId] = field(default_factory=set)
+    """Sessions with a container that could be neither adopted nor removed: as unknown as if no engine answered."""
 
 
 class Reconciler:
@@ -105,7 +109,8 @@ class Reconciler:
 
     async def _look_at_containers(self, result: Reconciled) -> None:
         try:
-            found = await self._engine.containers()
+            with Deadline(ANSWERED_WITHIN_S, "listing", f"the containers of {self._engine.name}"):
+                found = await self._engine.containers()
         except EngineError as error:
             log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
             result.engine_unknown = True
@@ -118,6 +123,7 @@ class Reconciler:
 
         async def meet(view: ContainerView) -> None:
             async with limiter:
+                result.unmet.add(view.session)
                 match await self._runner.meet(view):
                     case "adopted":
                         result.adopted += 1
@@ -125,6 +131,7 @@ class Reconciler:
                         result.removed += 1
                     case "kept":
                         pass
+                result.unmet.discard(view.session)
 
         async def look_again(session: Session) -> None:
             async with limiter:
@@ -168,8 +175,9 @@ class Reconciler:
                 tasks.start_soon(isolated, look, session)
 
     async def _look_at(self, session: Session, result: Reconciled) -> None:
-        is_known = not result.engine_unknown or self._runner.generation_of(session.id) is not None
-        if is_known:
+        is_unknown = result.engine_unknown or session.id in result.unmet
+        may_look = not is_unknown or self._runner.generation_of(session.id) is not None
+        if may_look:
             last, freed = self._runner.last_ended(session), []
             if not self._runner.attends(session.id):
                 # No container of any older generation is left: what it had claimed is free again.
@@ -180,9 +188,9 @@ class Reconciler:
         if counts.undelivered:
             result.delivering += 1
             self._deliver(session)
-        if is_known:
+        if may_look:
             self._runner.looked_at(session.id)
-        if counts.pending_triggers and not self._runner.attends(session.id) and not result.engine_unknown:
+        if counts.pending_triggers and not self._runner.attends(session.id) and not is_unknown:
             result.woken += 1
             self._runner.request(session)
         if not counts.undelivered and not counts.pending_triggers:

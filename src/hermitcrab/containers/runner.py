@@ -30,6 +30,7 @@ from hermitcrab.containers.lifecycle.admitting import Admittance
 from hermitcrab.containers.lifecycle.adopting import Adopter
 from hermitcrab.containers.lifecycle.background import Background
 from hermitcrab.containers.lifecycle.breakers import ENGINE, Breakers, BreakerView
+from hermitcrab.containers.lifecycle.deadline import Deadline
 from hermitcrab.containers.lifecycle.ending import Ender
 from hermitcrab.containers.lifecycle.following import Follower
 from hermitcrab.containers.lifecycle.hearing import Hearing
@@ -39,7 +40,7 @@ from hermitcrab.containers.lifecycle.retrying import Retries
 from hermitcrab.containers.lifecycle.slot import SessionView, Slot, Told, WakeOutcome
 from hermitcrab.containers.lifecycle.slots import Slots
 from hermitcrab.containers.lifecycle.starting import Starter
-from hermitcrab.containers.lifecycle.stopping import Stopper
+from hermitcrab.containers.lifecycle.stopping import ANSWERED_WITHIN_S, Stopper
 from hermitcrab.containers.lifecycle.waking import Waker
 from hermitcrab.containers.lifecycle.watch import Watch
 from hermitcrab.containers.materials.desk import session_folders
@@ -158,15 +159,18 @@ class ContainerRunner:
         self._follower = Follower(slots=slots, background=background, engine=engine, stopper=stopper)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Follow the engine until cancelled. Started once the engine's events are heard, or known not to be."""
+        """Follow the engine until cancelled. Started once the engine's events are heard, or known not to be.
+
+        An engine that says nothing holds it up for `ANSWERED_WITHIN_S` and no longer.
+        """
         try:
             async with anyio.create_task_group() as tasks:
                 self._background.open(tasks)
-                try:
-                    capabilities = await self._engine.capabilities()
-                    self._unrealized = tuple(sorted(capabilities.unrealized))
-                except EngineError as error:
-                    log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
+                tasks.start_soon(self._follower.run)
+                async with anyio.create_task_group() as asking:
+                    asking.start_soon(self._learn_capabilities)
+                    with anyio.move_on_after(ANSWERED_WITHIN_S):
+                        await self._follower.settled.wait()
                 watch = Watch(
                     self._engine,
                     self._settings,
@@ -177,7 +181,6 @@ class ContainerRunner:
                     self._workspaces,
                     self._clock,
                 )
-                await tasks.start(self._follower.run)
                 tasks.start_soon(watch.run)
                 task_status.started()
         finally:
@@ -188,6 +191,15 @@ class ContainerRunner:
                         slot.starting.set()  # A start that was cancelled before its first step sets nothing.
                     # Runners that go on without this host notice it at once, and dial for the next one.
                     await isolated(slot.close_resources)
+
+    async def _learn_capabilities(self) -> None:
+        try:
+            with Deadline(ANSWERED_WITHIN_S, "asking for the capabilities", self._engine.name):
+                capabilities = await self._engine.capabilities()
+        except EngineError as error:
+            log.warning("engine.unavailable", engine=self._engine.name, text=error.message, hint=error.hint)
+        else:
+            self._unrealized = tuple(sorted(capabilities.unrealized))
 
     # Messages and wishes.
 

@@ -10,12 +10,13 @@ import structlog
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.lifecycle.background import Background
+from hermitcrab.containers.lifecycle.deadline import Deadline
 from hermitcrab.containers.lifecycle.ending import Ender
 from hermitcrab.containers.lifecycle.hearing import Hearing
 from hermitcrab.containers.lifecycle.slot import Slot
 from hermitcrab.containers.lifecycle.slots import Slots
 from hermitcrab.containers.lifecycle.starting import Starter
-from hermitcrab.containers.lifecycle.stopping import Stopper
+from hermitcrab.containers.lifecycle.stopping import ANSWERED_WITHIN_S, CLEARED_WITHIN_S, Stopper
 from hermitcrab.containers.lifecycle.waking import nudge
 from hermitcrab.errors import EngineError, Failure, HermitcrabError, NotFoundError
 from hermitcrab.logic.lifecycle import LIVE, STARTABLE, Life, Phase, Signal
@@ -53,7 +54,6 @@ class Adopter:
             (slot, view.generation)
             for view in views
             if (slot := self._slots.get(view.session)) is not None
-            and slot.starting is None
             and slot.life.phase in STARTABLE
             and view.generation == slot.session.generation
             and view.status in RUNS
@@ -65,9 +65,10 @@ class Adopter:
         try:
             slot = await self._slots.open(view.session)
         except NotFoundError:
-            await self._ender.remove_stale(view)
+            await self._remove(view)
             return "removed"
-        if slot.starting is not None or slot.life.phase in LIVE:
+        begun = slot.starting is not None and slot.life.phase not in STARTABLE
+        if begun or slot.life.phase in LIVE:
             if slot.life.phase is Phase.UNKNOWN:
                 await self.find_again(slot)
             elif view.status is ContainerStatus.EXITED or slot.life.phase in {Phase.STOPPING, Phase.STUCK}:
@@ -80,7 +81,7 @@ class Adopter:
                 may = slot.life.phase in STARTABLE and slot.session.id not in self._slots.withheld
                 adopted = may and await self._adopt(slot, view)
                 if not adopted:
-                    await self._ender.remove_stale(view)
+                    await self._remove(view)
             finally:
                 self._slots.forget(slot)
         if adopted:
@@ -101,7 +102,8 @@ class Adopter:
                 return False
             await self._starter.open_sockets(slot, view.generation, self._hearing.of(slot))
             if view.status is ContainerStatus.FROZEN:
-                await self._engine.thaw(view.name)
+                with Deadline(ANSWERED_WITHIN_S, "thawing", view.name):
+                    await self._engine.thaw(view.name)
         except (HermitcrabError, OSError) as error:
             await isolated(slot.close_resources)
             if isinstance(error, EngineError) and error.failure is Failure.RUNTIME_UNAVAILABLE:
@@ -116,16 +118,22 @@ class Adopter:
         slot.started_at = slot.active_at = anyio.current_time()
         return True
 
+    async def _remove(self, view: ContainerView) -> None:
+        with Deadline(CLEARED_WITHIN_S, "removal", view.name):
+            await self._ender.remove_stale(view)
+
     async def find_again(self, slot: Slot) -> None:
         """The engine answers again: see what became of the container that nobody could be asked about."""
         generation, resumed = slot.life.generation, False
         async with slot.lock:
             if slot.life != Life(Phase.UNKNOWN, generation) or slot.starting is not None:
                 return
-            view = await self._engine.inspect(slot.name)
+            with Deadline(ANSWERED_WITHIN_S, "inspection", slot.name):
+                view = await self._engine.inspect(slot.name)
             runs = view is not None and view.generation == generation and view.status in RUNS
             if runs and slot.wanted_end is None and slot.exchange is not None:
-                await self._engine.thaw(slot.name)
+                with Deadline(ANSWERED_WITHIN_S, "thawing", slot.name):
+                    await self._engine.thaw(slot.name)
                 slot.hello = anyio.Event()
                 if slot.exchange.connected:
                     slot.hello.set()

@@ -142,12 +142,16 @@ class Ender:
         """Write the certificates that a full disk did not take before, oldest first, until one still cannot be."""
         while self._unkept:
             session, certificate = self._unkept.popleft()
+            is_kept = False
             try:
                 await certificates.keep(self._store, session_folders(self._home, session).certificates, certificate)
+                is_kept = True
             except (HermitcrabError, OSError) as error:
-                self._unkept.appendleft((session, certificate))
                 log.error("certificate.not-kept", session=session.id, cause=certificate.cause, text=str(error))
                 return
+            finally:
+                if not is_kept:  # Also when whoever was to write it is called off.
+                    self._unkept.appendleft((session, certificate))
             self._owed[session.id] -= 1
             self._owed += Counter()  # Without those that are owed nothing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anyio
-import anyio.abc
 import structlog
 
 from hermitcrab.containers.engine import Engine
@@ -21,19 +20,15 @@ class Follower:
     def __init__(self, *, slots: Slots, background: Background, engine: Engine, stopper: Stopper) -> None:
         self._slots, self._background = slots, background
         self._engine, self._stopper = engine, stopper
+        self.settled = anyio.Event()
+        """Events are heard, or known not to be."""
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """For as long as the host runs: an engine that goes away is an engine that may come back.
-
-        Started once events are heard, or known not to be.
-        """
-        started = False
+    async def run(self) -> None:
+        """For as long as the host runs: an engine that goes away is an engine that may come back."""
         while True:
             try:
                 async with self._engine.events() as events:
-                    if not started:
-                        started = True
-                        task_status.started()
+                    self.settled.set()
                     async for event in events:
                         if event.kind == "ended" and event.name is not None:
                             self._check_soon(event.name)
@@ -44,9 +39,7 @@ class Follower:
                 log.warning("engine.events-lost", engine=self._engine.name, text=str(error))
                 for slot in self._slots:
                     slot.engine_was_away = True
-            if not started:
-                started = True
-                task_status.started()
+            self.settled.set()
             await anyio.sleep(RESUBSCRIBED_AFTER_S)
 
     def _check_soon(self, name: str) -> None:

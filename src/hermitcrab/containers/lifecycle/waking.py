@@ -40,6 +40,8 @@ from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.observe.supervision import isolated
 
+TAKEN_OVER = WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
+
 log = structlog.get_logger(__name__)
 
 
@@ -141,6 +143,8 @@ class Waker:
         await self._starter.check_room(slot)
         while True:
             await self._breakers.passable(needs, who)
+            if slot.life.phase in LIVE:
+                return TAKEN_OVER
             async with self._admission.admitted(slot):
                 if not self._breakers.enter(needs, who):
                     continue  # Something broke while this one waited for its turn.
@@ -155,7 +159,7 @@ class Waker:
     async def _start_once(self, slot: Slot, began: float, needs: Sequence[str]) -> WakeOutcome:
         async with slot.lock:
             if slot.life.phase in LIVE:
-                return WakeOutcome(kind="waiting", text="it was taken over from an earlier host")
+                return TAKEN_OVER
             await self._starter.start(slot, self._hearing.of(slot), began, self._ender.remove_stale)
             self._breakers.worked(needs)
             self.last_timings[slot.session.id] = dict(slot.timings)
