@@ -74,6 +74,8 @@ class _Outbox:
     """On the monotonic clock: when the one timer that counts goes off."""
     failures: int = 0
     """Times in a row that the mailbox could not be used."""
+    untold: int = 0
+    """Not 0: something ended badly of which those concerned may not have heard. It grows with each vain attempt."""
 
 
 class Deliverer:
@@ -148,8 +150,8 @@ class Deliverer:
     def failed_later(self, session: Session, row: OutboundRow) -> None:
         """A message that its platform had taken has failed: those concerned are told. Returns at once."""
         self._told_of_end(session, row)
-        if self._tasks is not None:
-            self._tasks.start_soon(isolated, self._tell, session)
+        self._outboxes.setdefault(session.id, _Outbox(session)).untold += 1
+        self.notify(session)
 
     def under_way(self) -> dict[SessionId, list[str]]:
         """The lanes that are being sent in, by session."""
@@ -177,6 +179,9 @@ class Deliverer:
         if session.id not in self._recovered:
             await self._recover(session)
             self._recovered.add(session.id)
+            outbox.untold += 1
+        if outbox.untold:
+            await self._tell(outbox)
         if outbox.at_once:
             await run(session, lambda mailbox: mailbox.deliver_now())
             outbox.at_once = False
@@ -244,7 +249,7 @@ class Deliverer:
                 more = await self._record(outbox, lane, lambda mailbox: mailbox.refused(row.id, reason, tell=True))
                 self._told_of_end(session, replace(row, delivery="refused", reason=reason))
                 await isolated(self._sender.forget_files, session, row)
-                await self._tell(outbox.session)
+                await self._tell(outbox)
                 return more
             case Trouble():
                 return await self._failed(outbox, lane, row, came_of_it)
@@ -281,7 +286,7 @@ class Deliverer:
             outbox, lane, lambda mailbox: mailbox.delivery_failed(row.id, decided.reason, None, tell=True)
         )
         self._told_of_end(outbox.session, replace(row, delivery="failed", reason=decided.reason))
-        await self._tell(outbox.session)
+        await self._tell(outbox)
         return more
 
     async def _record(self, outbox: _Outbox, lane: _Lane, change: Change) -> bool:
@@ -308,13 +313,21 @@ class Deliverer:
                 log.error("delivery.not-recorded", session=outbox.session.id, text=str(error))
                 await anyio.sleep(self._backoff.delay_s(failures, random.random()))  # noqa: S311
 
-    async def _tell(self, session: Session) -> None:
-        """Those concerned hear of what ended badly."""
-        if await self._failures.tell(session):
-            self.notify(session)
+    async def _tell(self, outbox: _Outbox) -> None:
+        """Those concerned hear of what ended badly, if not now then later."""
+        try:
+            noticed = await self._failures.tell(outbox.session)
+        except (HermitcrabError, OSError) as error:
+            log.error("failure.not-told", session=outbox.session.id, text=str(error))
+            outbox.untold += 1
+            self._retry(outbox, self._backoff.delay_s(outbox.untold + 2, random.random()))  # noqa: S311
+            return
+        outbox.untold = 0
+        if noticed:
+            self.notify(outbox.session)
 
     async def _recover(self, session: Session) -> None:
-        """Rows that were being sent when the host died, and ends that nobody was told of."""
+        """Rows that were being sent when the host died."""
         run = self._mailboxes.run
         for row in await run(session, lambda mailbox: mailbox.interrupted()):
             key: MessageId = row.id
@@ -324,7 +337,6 @@ class Deliverer:
             else:
                 await run(session, lambda mailbox, key=key: mailbox.delivery_unknown(key, tell=True))  # type: ignore[misc]
                 log.warning("delivery.unknown-after-crash", session=session.id, row=key)
-        await self._failures.tell(session)
 
     def _halted(self, outbox: _Outbox, error: Exception) -> None:
         """The mailbox cannot be read or written; its rows stay as they are and are tried later."""

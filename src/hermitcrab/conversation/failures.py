@@ -6,13 +6,11 @@ cannot be delivered either, nobody is told.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from sqlite3 import Connection
 
-import structlog
-
 from hermitcrab.channels.base import Channel
-from hermitcrab.errors import HermitcrabError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import MessageId
@@ -24,8 +22,6 @@ from hermitcrab.store.database import Store
 
 EXCERPT_CHARACTERS = 200
 
-log = structlog.get_logger(__name__)
-
 
 class Failures:
     def __init__(self, store: Store, mailboxes: Mailboxes, channels: Mapping[str, Channel]) -> None:
@@ -34,24 +30,20 @@ class Failures:
     async def tell(self, session: Session) -> bool:
         """Tell of everything in the session that ended badly and was not told of. Whether a notice now waits.
 
-        Repeating it after a crash in the middle tells nothing twice. Never raises: what could not be told is told
-        after the next failure, or at the next start.
+        Repeating it after a crash in the middle tells nothing twice. Raises StoreError or OSError when that cannot be
+        written down; what was not told stays on record as that.
         """
-        try:
-            untold = await self._mailboxes.run(session, lambda mailbox: mailbox.untold())
-            if not untold:
-                return False
-            places = await self._operator_chats(session)
-            # A host that is killed now finds what this leaves behind when it looks at unsettled sessions.
-            await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
-            noticed = False
-            for row in untold:
-                notice = _notice(row, places)
-                await self._mailboxes.run(session, lambda mailbox, row=row, notice=notice: _keep(mailbox, row, notice))  # type: ignore[misc]
-                noticed = noticed or notice is not None
-        except (HermitcrabError, OSError) as error:
-            log.error("failure.not-told", session=session.id, text=str(error))
+        untold = await self._mailboxes.run(session, lambda mailbox: mailbox.untold())
+        if not untold:
             return False
+        places = await self._operator_chats(session)
+        # A host that is killed now finds what this leaves behind when it looks at unsettled sessions.
+        await self._store.write(lambda connection: sessions.unsettle(connection, session.id))
+        noticed = False
+        for row in untold:
+            notice = _notice(row, places)
+            await self._mailboxes.run(session, functools.partial(_keep, row, notice))
+            noticed = noticed or notice is not None
         return noticed
 
     async def _operator_chats(self, session: Session) -> list[Address]:
@@ -71,7 +63,7 @@ class Failures:
         ]
 
 
-def _keep(mailbox: Mailbox, row: OutboundRow, notice: OutboundRow | None) -> None:
+def _keep(row: OutboundRow, notice: OutboundRow | None, mailbox: Mailbox) -> None:
     if not row.content.get("notice"):
         mailbox.accept(_word_to_agent(row))
     if notice is not None:

@@ -254,6 +254,11 @@ def unfinished_counts(connection: Connection) -> tuple[int, int]:
     return waiting + scheduled, sending
 
 
+def untold_count(connection: Connection) -> int:
+    """How many ended badly without anybody being told of it yet."""
+    return int(connection.execute("SELECT count(*) FROM deliveries WHERE untold = 1").fetchone()[0])
+
+
 def with_status(connection: Connection, statuses: tuple[DeliveryStatus, ...], limit: int) -> Iterator[OutboundRow]:
     """The newest messages in one of these states. Costs by what is in them, for all that are not delivered."""
     for status in statuses:

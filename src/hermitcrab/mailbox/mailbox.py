@@ -50,7 +50,7 @@ class MailboxCounts:
     """Those of `pending` that want an answer."""
     claimed: int
     undelivered: int
-    """Queued, postponed and being sent."""
+    """Queued, postponed and being sent, and what ended badly and nobody was told of yet."""
     last_seq: int
     quarantined: int = 0
     """Set aside until a person releases them."""
@@ -243,7 +243,7 @@ class Mailbox(Outgoing):
                 pending=len(waiting),
                 pending_triggers=sum(waiting),
                 claimed=outbound.claimed_count(self._out),
-                undelivered=sum(deliveries.unfinished_counts(self._out)),
+                undelivered=sum(deliveries.unfinished_counts(self._out)) + deliveries.untold_count(self._out),
                 last_seq=self._greatest_seq(),
                 quarantined=inbound.quarantined_count(self._in),
             )

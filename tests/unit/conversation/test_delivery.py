@@ -661,11 +661,34 @@ async def test_an_end_of_which_nobody_was_told_before_a_crash_is_told_at_the_nex
         session = await post.session("a")
         row = await post.say(session, "o")
         await post.mailboxes.run(session, lambda mailbox: mailbox.refused(row.id, "not granted", tell=True))
+        # Hosts look only where something waits.
+        assert (await post.mailboxes.run(session, Mailbox.counts)).undelivered == 1
     async with open_post(channel) as post:
         session = await post.session("a")
         post.deliverer.notify(session)
         found = await post.eventually(lambda: post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9)))
         assert found[0].id == "undelivered-o"
+        await post.at_rest()
+        assert (await post.mailboxes.run(session, Mailbox.counts)).undelivered == 0
+
+
+@pytest.mark.parametrize("step", ["untold", "accept", "told"])
+async def test_of_what_failed_while_nothing_could_be_written_those_concerned_hear_later(
+    open_post: Any, step: str
+) -> None:
+    channel, terminal = fake(), fake("terminal", traits=Traits(reaches_operator=True))
+    channel.always(refuses("the bot was blocked"))
+    async with open_post(channel, terminal) as post:
+        session = await post.session("a")
+        await post.say(session, "o")
+        broken = Unwritable(post, (step,), times=3)
+        post.deliverer.notify(session)
+        await terminal.until_shown(1)
+        await post.at_rest()
+        assert broken.left == 0
+        (word,) = await post.mailboxes.run(session, lambda mailbox: mailbox.pending(limit=9))
+        assert word.id == "undelivered-o"
+        assert len(terminal.calls) == 1
 
 
 def _another_process() -> None:

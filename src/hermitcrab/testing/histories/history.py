@@ -121,6 +121,9 @@ async def _is_quiet(world: World) -> bool:
         return False
     if any(view.phase not in {"ready", "frozen", "quarantined"} for view in host.runner.views()):
         return False  # What could not be ended or removed at once is tried again later.
+    attended = {(view.session_id, view.generation) for view in host.runner.views()}
+    if any((each.spec.session, each.spec.generation) not in attended for each in world.machine.containers.values()):
+        return False  # So is what a host could neither take over nor remove at its start.
     for session in await host.store.read(sessions.page):
         counts = await host.mailboxes.run(session, Mailbox.counts)
         if counts.pending_triggers or counts.undelivered or counts.claimed:
