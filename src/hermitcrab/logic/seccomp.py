@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import EAFNOSUPPORT, ENOSYS, EPERM
+from functools import cache
 from types import MappingProxyType
 
 from hermitcrab.logic import system_calls
@@ -49,6 +50,7 @@ class Instruction:
     value: int
 
 
+@cache
 def filter_bytes(machine: str, hardening: Hardening) -> bytes | None:
     """The filter as bubblewrap reads it from a descriptor; None for a machine (`uname -m`) that has none."""
     if machine not in CALLS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from errno import EAFNOSUPPORT, ENOSYS, EPERM
-from functools import cache
 
 import pytest
 from hypothesis import given
@@ -25,14 +24,9 @@ def judge(
     machine: str, number: int, *arguments: int, hardening: Hardening = "standard", architecture: int | None = None
 ) -> int:
     """What the kernel would answer, from the very bytes that it is given."""
-    return loaded(machine, hardening).answer(machine, number, *arguments, architecture=architecture)
-
-
-@cache
-def loaded(machine: str, hardening: Hardening) -> LoadedFilter:
     raw = seccomp.filter_bytes(machine, hardening)
     assert raw is not None
-    return LoadedFilter(raw)
+    return LoadedFilter(raw).answer(machine, number, *arguments, architecture=architecture)
 
 
 def refused(errno: int) -> int:
