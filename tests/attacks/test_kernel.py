@@ -23,7 +23,7 @@ every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podma
 pytestmark = pytest.mark.timeout(120)
 
 CALLS = """
-import fcntl, platform
+import fcntl, platform, struct
 descriptors = sorted(int(each) for each in os.listdir("/proc/self/fd"))
 libc = ctypes.CDLL(None, use_errno=True)
 x86 = platform.machine() == "x86_64"
@@ -52,8 +52,30 @@ def call(name):
     got = libc.syscall(NUMBERS[name][0 if x86 else 1], *ARGUMENTS.get(name, (None,) * 5))
     return "done" if got >= 0 else errno.errorcode.get(ctypes.get_errno(), "?")
 
+FLAGS = {"user": 0x10000000, "mount": 0x20000, "net": 0x40000000, "pid": 0x20000000, "time": 0x80}
+
+def cloned(flag):
+    ctypes.set_errno(0)
+    child = libc.syscall(56 if x86 else 220, flag | signal.SIGCHLD, None, None, None, None)
+    if child == 0:
+        os._exit(0)
+    return "done" if child > 0 else errno.errorcode.get(ctypes.get_errno(), "?")
+
+def cloned_anew(flag):
+    ctypes.set_errno(0)
+    wanted = struct.pack("<11Q", flag, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, 0)
+    child = libc.syscall(435, ctypes.create_string_buffer(wanted, len(wanted)), len(wanted))
+    if child == 0:
+        os._exit(0)
+    return "done" if child > 0 else errno.errorcode.get(ctypes.get_errno(), "?")
+
 def made(family, kind, protocol=0):
     return attempt(lambda: socket.socket(family, kind, protocol).close())
+
+def made_by_number(family):
+    ctypes.set_errno(0)
+    got = libc.syscall(41 if x86 else 198, ctypes.c_long(family), socket.SOCK_STREAM, 0)
+    return "done" if got >= 0 else errno.errorcode.get(ctypes.get_errno(), "?")
 
 def entered(which):
     return attempt(lambda: libc.setns(os.open(f"/proc/1/ns/{which}", os.O_RDONLY), 0) and
@@ -68,7 +90,12 @@ answer({
     "sockets": {
         "packet": made(17, socket.SOCK_RAW, 768), "raw": made(socket.AF_INET, socket.SOCK_RAW, 1),
         "vsock": made(40, socket.SOCK_STREAM), "alg": made(38, socket.SOCK_SEQPACKET),
+        "vsock datagrams": made(40, socket.SOCK_DGRAM), "vsock by another number": made_by_number(40 | 1 << 32),
+        "xdp": made(44, socket.SOCK_RAW), "bluetooth": made(31, socket.SOCK_RAW), "can": made(29, socket.SOCK_RAW),
+        "tipc": made(30, socket.SOCK_RDM), "rds": made(21, socket.SOCK_SEQPACKET), "smc": made(43, socket.SOCK_STREAM),
     },
+    "new namespaces": {name: [libc.unshare(flag), cloned(flag) if flag > 255 else "?", cloned_anew(flag)]
+                       for name, flag in FLAGS.items()},
     "namespaces": {which: entered(which) for which in ("net", "mnt", "pid", "user", "ipc", "uts")},
     "abstract": attempt(connected, "\\0" + ABSTRACT),
     "descriptors": descriptors,
@@ -99,6 +126,9 @@ async def test_no_call_of_the_kernels_leads_out(
             found = await intruder.ask(f"ABSTRACT = {name!r}\n{CALLS}")
     assert {each for each, outcome in found["calls"].items() if outcome not in {"EPERM", "ENOSYS"}} == set()
     assert "done" not in found["sockets"].values()
+    for unshared, *cloned in found["new namespaces"].values():
+        assert unshared == -1
+        assert "done" not in cloned
     assert "done" not in found["namespaces"].values()
     assert found["abstract"] == "ECONNREFUSED"
     assert [each for each in found["descriptors"] if each > 3] == []
