@@ -23,7 +23,7 @@ from hermitcrab.errors import EngineError
 from hermitcrab.model.ids import Generation
 from hermitcrab.selftest.daemons import docker_folders, dockerd
 from hermitcrab.selftest.disk import fill_disk, small_disk
-from hermitcrab.selftest.leftovers import leftovers
+from hermitcrab.selftest.leftovers import cgroups_left, leftovers
 from hermitcrab.selftest.outcome import Plan, Progress
 from hermitcrab.selftest.run import run
 from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
@@ -160,6 +160,17 @@ def test_impossible_wishes_are_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--sessions" in done.stderr
+
+
+def test_control_groups_of_others_that_go_while_ours_are_looked_for_change_nothing(tmp_path: Path) -> None:
+    for controller in ("cpu", "memory"):
+        (tmp_path / controller / "hermitcrab/one/container").mkdir(parents=True)
+        (tmp_path / controller / "another's").mkdir()
+    found = cgroups_left("one", tmp_path)
+    seen = next(found)
+    assert seen.endswith("/hermitcrab/one/container is there")
+    shutil.rmtree(tmp_path / ("memory" if "/cpu/" in seen else "cpu"))
+    assert list(found) == []
 
 
 async def test_what_is_left_over_is_noticed(tmp_path: Path, need_engine: NeedEngine) -> None:

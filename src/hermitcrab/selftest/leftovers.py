@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from hermitcrab.app import open_engine
 from hermitcrab.containers import certificates
+from hermitcrab.containers.cgroups import SUBTREE
 from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.sessions import Session
@@ -38,7 +39,7 @@ async def leftovers(home: Home, settings: Settings, *, log: Path) -> list[str]:
     found += [f"session {session.id} is still to be looked at by the next host" for session in waiting]
     found += await to_thread.run_sync(lambda: list(_on_disk(home, every)))
     found += await to_thread.run_sync(lambda: list(_processes(home, every)))
-    found += await to_thread.run_sync(lambda: list(_cgroups(install)))
+    found += await to_thread.run_sync(lambda: list(cgroups_left(install)))
     found += await to_thread.run_sync(lambda: list(_certificates(home, every, log)))
     return found
 
@@ -72,9 +73,11 @@ def _processes(home: Home, every: list[Session]) -> Iterator[str]:
             yield f"process {entry.name} is there: {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}"
 
 
-def _cgroups(install: str) -> Iterator[str]:
-    for parent in Path("/sys/fs/cgroup").glob(f"**/hermitcrab/{install}"):
-        yield from (f"the control group {path} is there" for path in parent.iterdir() if path.is_dir())
+def cgroups_left(install: str, root: Path = Path("/sys/fs/cgroup")) -> Iterator[str]:
+    # By a walk that passes over what goes meanwhile: the groups of others come and go.
+    for folder, inner, _ in os.walk(root):
+        if folder.endswith(f"/{SUBTREE}/{install}"):
+            yield from (f"the control group {folder}/{name} is there" for name in inner)
 
 
 def _certificates(home: Home, every: list[Session], log: Path) -> Iterator[str]:
