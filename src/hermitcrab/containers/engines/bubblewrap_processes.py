@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,7 +134,7 @@ def pid_namespace(pid: int) -> int | None:
 
 def members(namespace: int) -> Iterator[Process]:
     """Every process in that pid namespace."""
-    for pid in _pids():
+    for pid in pids():
         if pid_namespace(pid) == namespace and (process := identify(pid)) is not None:
             yield process
 
@@ -142,16 +142,16 @@ def members(namespace: int) -> Iterator[Process]:
 def marked(container: str) -> Iterator[Process]:
     """The bubblewrap processes that were started for the container of that id."""
     wanted = f"{MARKER}={container}".encode()
-    for pid in _pids():
+    for pid in pids():
         with contextlib.suppress(OSError):
             if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") and (process := identify(pid)):
                 yield process
 
 
-def end_marked(container: str, seconds: float) -> None:
-    """Kill the bubblewrap processes of that container, also those that they make meanwhile."""
+def end_all(find: Callable[[], Iterable[Process]], seconds: float) -> None:
+    """Kill whom `find` finds, also those that they make meanwhile."""
     deadline = time.monotonic() + seconds
-    while (found := list(marked(container))) and time.monotonic() < deadline:
+    while (found := list(find())) and time.monotonic() < deadline:
         for each in found:
             send(each, signal.SIGKILL)
         for each in found:
@@ -256,7 +256,7 @@ def _says_ready(ours: socket.socket, supervisor: Process) -> bool:
         os.close(ended)
 
 
-def _pids() -> Iterator[int]:
+def pids() -> Iterator[int]:
     return (int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal())
 
 

@@ -77,7 +77,7 @@ def start(
 
 def break_off(folder: ContainerFolder, record: Record) -> None:
     """Kill all of a start, wherever it is between the launcher and the container's main process."""
-    process.end_marked(record.id, END_S)
+    process.end_all(lambda: process.marked(record.id), END_S)
     # The supervisor writes it down before it lets it go on to where nothing marks it any more.
     main = folder.status().main()
     if main is not None:
