@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,14 +42,16 @@ def quiet(_progress: Progress) -> None:
 async def test_faults_lose_double_and_leave_nothing(engine: str, need_engine: NeedEngine, monkeypatch: Any) -> None:
     for key, value in need_engine(engine).items():
         monkeypatch.setenv(key, value)
-    plan = Plan(engine=engine, seed=7, seconds=8.0, sessions=5, fault_every_s=0.6, pause_s=0.4)
+    # Time for each fault once. A busy machine passes over some, as nothing runs at that moment.
+    plan = Plan(engine=engine, seed=7, seconds=5.0, sessions=2, fault_every_s=0.4, pause_s=0.3, messages_at_least=2)
     told: list[Progress] = []
     outcome = await run(plan, tell=told.append)
     assert outcome.to_json()["details"] == []
     assert outcome.is_good
-    assert outcome.messages >= 5 * 6
-    assert sum(outcome.faults.values()) >= 8
-    assert ("kill-engine" in outcome.impossible) == (engine == "bubblewrap")
+    assert outcome.messages >= 2 * 4
+    assert sum(outcome.faults.values()) >= 5
+    assert outcome.faults["kill-host"] == 1
+    assert ("kill-engine" in outcome.impossible) == ("kill-engine" not in outcome.faults) == (engine == "bubblewrap")
     phases = list(dict.fromkeys(each.phase for each in told))
     assert phases[:4] == ["preparing", "talking", "faults", "last answers"]
     assert any(each.faults and each.last_fault for each in told)
@@ -115,7 +118,8 @@ def test_one_that_is_asked_to_end_leaves_nothing(tmp_path: Path, need_engine: Ne
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as test:
         assert test.stderr is not None
-        while b"last answers" not in test.stderr.readline():
+        # As soon as a container has answered.
+        while not re.search(rb"[1-9]\d* answers", test.stderr.readline()):
             assert test.poll() is None
         (scratch,) = tmp_path.glob("crab-selftest-*")
         test.terminate()
