@@ -14,9 +14,9 @@ import pytest
 from hermitcrab.testing.histories.history import live
 from hermitcrab.testing.histories.homes import Template
 
-HISTORIES = int(os.environ.get("HERMITCRAB_HISTORIES", "100"))
+HISTORIES = int(os.environ.get("HERMITCRAB_HISTORIES", "1000"))
 """How many are lived. More of them are other ones: seeds go on where these end."""
-PARTS = 4
+PARTS = 8
 """So that several processes can share them."""
 
 _ONE = """

@@ -13,6 +13,8 @@ import pytest
 
 from hermitcrab.containers import certificates
 from hermitcrab.containers.lifecycle.admission import Admission
+from hermitcrab.containers.lifecycle.adopting import Adopter
+from hermitcrab.containers.lifecycle.slot import Slot
 from hermitcrab.containers.lifecycle.watch import Watch
 from hermitcrab.containers.link.exchange import Exchange
 from hermitcrab.conversation import sending
@@ -20,14 +22,16 @@ from hermitcrab.conversation.failures import Failures
 from hermitcrab.conversation.sending import Sender
 from hermitcrab.mailbox import deliveries, outbound
 from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.model.container import ContainerView
 from hermitcrab.model.messages import OutboundRow
 from hermitcrab.store import sessions
 from hermitcrab.testing.histories.history import live
 from hermitcrab.testing.histories.homes import Template
 from hermitcrab_wire import frames
 
-HISTORIES_AT_MOST = 60
+HISTORIES_AT_MOST = 300
 
+_adopt = Adopter._adopt
 _complete, _greet, _enter, _key = Exchange._complete, Exchange.greet, deliveries.enter, sending.delivery_key
 
 
@@ -65,6 +69,11 @@ async def certifies_nothing(*_arguments: Any) -> None:
     pass
 
 
+async def takes_over_any_generation(self: Adopter, slot: Slot, view: ContainerView) -> bool:
+    slot.session = replace(slot.session, generation=view.generation)
+    return await _adopt(self, slot, view)
+
+
 def sends_the_newest_first(connection: Connection, lane: str, _now: str) -> OutboundRow | None:
     query = "SELECT message_out_id FROM deliveries WHERE status = 'queued' AND lane = ? ORDER BY seq DESC LIMIT 1"
     row = connection.execute(query, (lane,)).fetchone()
@@ -94,6 +103,7 @@ MUTANTS: list[tuple[object, str, Callable[..., Any]]] = [
     (sending, "delivery_key", names_each_attempt_anew),
     (Mailbox, "release_claims", forgets_claims),
     (sessions, "claim", claims_no_generation_of_its_own),
+    (Adopter, "_adopt", takes_over_any_generation),
     (certificates, "keep", certifies_nothing),
     (deliveries, "head", sends_the_newest_first),
     (Admission, "changed", wakes_nobody_who_waits),

@@ -23,7 +23,7 @@ from hermitcrab.testing.virtual_time import VirtualLoop, run
 QUIET_WITHIN_S = 3600.0
 """After everything was mended. Backoffs of minutes end within it."""
 
-COLLECTED_EVERY = 20
+COLLECTED_EVERY = 50
 """Histories. Cycles that hosts leave are looked for so often, and not in the middle of one."""
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -84,7 +84,7 @@ class Disk:
     def connect(self, *arguments: Any, **more: Any) -> sqlite3.Connection:
         """In place of `sqlite3.connect`."""
         stop_if_dead()
-        connection = _connect(*arguments, factory=_Watched, **more)
+        connection = _connect(*arguments, **{**more, "factory": _Watched, "cached_statements": 300})
         assert isinstance(connection, _Watched)
         connection.disk = self
         if str(arguments[0]).endswith(_MAILBOX):
@@ -103,18 +103,32 @@ class _Watched(sqlite3.Connection):
     disk: Disk
     changes = 0
     """How many rows were ever changed before the present transaction."""
+    reading = False
+    """A snapshot is open. Nobody else runs before it is closed, so that the database need not be told."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            return self._commit()
+        if sql == "BEGIN" and not self.reading and not self.in_transaction:
+            self.reading = True
+            return self.cursor()
+        if sql == "ROLLBACK" and self.reading:
+            self.reading = False
+            return self.cursor()
         if sql == "BEGIN IMMEDIATE":
+            assert not self.reading, "a transaction begins in a snapshot"
             self.changes = self.total_changes
-        if sql != "COMMIT":
-            return super().execute(sql, parameters)
+        elif sql.startswith("PRAGMA synchronous"):
+            return self.cursor()  # What it would wait for is no disk.
+        return super().execute(sql, parameters)
+
+    def _commit(self) -> sqlite3.Cursor:
         if self.disk.full and self.total_changes > self.changes:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
         self.disk.step("commit")
-        done = super().execute(sql, parameters)
+        done = super().execute("COMMIT")
         self.disk.step("committed")
         return done
 

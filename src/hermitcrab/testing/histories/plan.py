@@ -15,8 +15,9 @@ from hermitcrab.model.container import ContainerStatus, EngineEvent
 if TYPE_CHECKING:
     from hermitcrab.testing.histories.world import World
 
-STEPS = 26
-"""Things that happen in one history."""
+STEPS = (3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 10, 12, 26)
+"""How many things happen in a history, each of these as often. Short ones find what is wrong with the least work: what
+two faults do to each other shows in a few steps. Some are long, for what takes many."""
 
 VERBS = (
     *["echo"] * 8,
@@ -54,13 +55,14 @@ class Plan:
         self._written = 0
         self._furthest_s = 0.0
         """How far the clock was ever set forward."""
-        self._poison_at = self.dice.randrange(20) if self.dice.random() < POISON else -1
+        self._steps = self.dice.choice(STEPS)
+        self._poison_at = self.dice.randrange(self._steps) if self.dice.random() < POISON else -1
         self._to_mend: list[Callable[[], None]] = []
         """What goes right again by itself."""
 
     async def unfold(self) -> None:
         """Live through it."""
-        for _ in range(STEPS):
+        for _ in range(self._steps):
             if self.world.host is None:
                 await self._wait(self.dice.choice([0.0, 0.1, 2.0, 40.0]))
                 await self.world.start()
@@ -158,6 +160,12 @@ class Plan:
         errors = [EngineError(failure, f"{method} fails in this history") for _ in range(self.dice.randint(1, 3))]
         self.world.engine.faults.fail_next[method] = errors
 
+    def _the_engine_is_set_back(self) -> None:
+        """It and the host die together, and it comes back with what it knew some time before."""
+        if self.world.removed:
+            self.world.die("with the engine")
+            self.world.bring_back(self.dice.choice(self.world.removed))
+
     # What goes wrong with platforms, the disk and the clock.
 
     def _a_platform_is_ill(self) -> None:
@@ -239,6 +247,7 @@ _ACTS_BY_WEIGHT = {
     Plan._starts_fail: 1,  # noqa: SLF001
     Plan._nothing_can_be_killed: 1,  # noqa: SLF001
     Plan._calls_fail: 4,  # noqa: SLF001
+    Plan._the_engine_is_set_back: 2,  # noqa: SLF001
     Plan._a_platform_is_ill: 6,  # noqa: SLF001
     Plan._a_platform_is_away: 2,  # noqa: SLF001
     Plan._the_disk_is_full: 2,  # noqa: SLF001

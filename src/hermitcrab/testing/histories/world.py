@@ -27,10 +27,10 @@ from hermitcrab.containers.materials import runner_source
 from hermitcrab.errors import HermitcrabError
 from hermitcrab.groups import materials, surroundings
 from hermitcrab.logic import spec
-from hermitcrab.model.container import ContainerSpec
+from hermitcrab.model.container import ContainerSpec, ContainerStatus
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.testing import fake_engine, virtual_sockets
-from hermitcrab.testing.fake_engine import Behaviour, FakeContainer, FakeEngine, FakeMachine
+from hermitcrab.testing.fake_engine import Behaviour, FakeContainer, FakeEngine, FakeMachine, FakeProcess
 from hermitcrab.testing.histories.homes import Template
 from hermitcrab.testing.histories.life import CURRENT, Disk, Life, as_life, in_place, stop_if_dead, task_factory
 from hermitcrab.testing.histories.platform import Chat, Event, Platform, PlatformChannel, Shown
@@ -82,7 +82,8 @@ class World:
         self._root: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._newest: dict[str, int] = {}
-        """By session: the generation that said hello last."""
+        """By session: the generation that was made last."""
+        self.removed: list[ContainerSpec] = []
         self.completed_rows: set[tuple[str, str]] = set()
         self.committed_outs: set[tuple[str, str]] = set()
         self._state: dict[str, list[str | None]] = {}
@@ -211,6 +212,17 @@ class World:
             self.runners[container.id] = SimulatedRunner(self, container)
         return self.runners[container.id]
 
+    def bring_back(self, spec: ContainerSpec) -> None:
+        """The engine runs that container as if it had never been removed, in the place of what came after it."""
+        now = self.machine.containers.pop(spec.name, None)
+        if now is not None and now.process is not None:
+            now.process.exit(137)
+        self.note("back", spec.name, spec.generation)
+        self.machine.add(spec)
+        container = self.machine.containers[spec.name]
+        container.status, container.process = ContainerStatus.RUNNING, FakeProcess(container, self.machine.ended)
+        self.behaviour(spec).start(container.process)
+
     def runner_of(self, container: FakeContainer) -> SimulatedRunner | None:
         return self.runners.get(container.id)
 
@@ -223,6 +235,7 @@ class World:
         if (spec.session, spec.generation) in self.made:
             self.went_wrong(f"generation {spec.generation} of {spec.session} was made twice")
         self.made.append((spec.session, spec.generation))
+        self._newest[spec.session] = max(spec.generation, self._newest.get(spec.session, 0))
 
     def started(self, spec: ContainerSpec) -> None:
         running = [each for each in self.machine.containers.values() if each.runs and each.spec.session == spec.session]
@@ -231,8 +244,7 @@ class World:
 
     def welcomed(self, runner: SimulatedRunner, frame: frames.Welcome) -> None:
         if runner.generation < self._newest.get(runner.session, 0):
-            self.went_wrong(f"generation {runner.generation} of {runner.session} was welcomed after a newer one")
-        self._newest[runner.session] = runner.generation
+            self.went_wrong(f"generation {runner.generation} of {runner.session} was welcomed after a newer was made")
         known = self._state.get(runner.session)
         if known and frame.state.get("last") not in known:
             self.went_wrong(f"{runner.session} was welcomed with the state {frame.state.get('last')}, not {known}")
@@ -370,6 +382,12 @@ class WorldEngine(FakeEngine):
     async def start(self, name: str) -> None:
         await super().start(name)
         self._world.started(self.machine.containers[name].spec)
+
+    async def remove(self, name: str) -> None:
+        found = self.machine.containers.get(name)
+        await super().remove(name)
+        if found is not None and found.process is not None:
+            self._world.removed.append(found.spec)
 
     async def freeze(self, name: str) -> None:
         await super().freeze(name)
