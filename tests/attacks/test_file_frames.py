@@ -26,6 +26,7 @@ from hermitcrab.settings.sockets import connect_unix
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
 from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES, MIN_FILE_CHUNK_BYTES
+from hermitcrab_wire.parsing import parse
 
 G1 = Generation(1)
 DATA = bytes(range(256)) * 1200  # more than two chunks
@@ -244,7 +245,7 @@ class Runner:
             if not data:
                 return None
             self._lines += self._buffer.feed(data)
-        return frames.parse(codec.decode(self._lines.pop(0)), frames.FROM_HOST)
+        return parse(codec.decode(self._lines.pop(0)), frames.FROM_HOST)
 
     def until(self, kind: type[frames.Frame]) -> frames.Frame:
         while True:

@@ -13,7 +13,7 @@ import heapq
 import os
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from typing import Self
 
 from hermitcrab.errors import ConflictError, DiskFullError, NotFoundError
 from hermitcrab.mailbox import compaction, copies, deliveries, inbound, outbound
+from hermitcrab.mailbox.counts import MailboxCounts, counted, greatest_seq
 from hermitcrab.mailbox.files import Files
 from hermitcrab.mailbox.ledger import Ledger
 from hermitcrab.mailbox.outgoing import Outgoing
@@ -38,22 +39,6 @@ THIS_PROCESS = f"{os.getpid()}-{secrets.token_hex(6)}"
 
 AGAIN = "~again-"
 """Stands between the id of a message that failed and the number of its copy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MailboxCounts:
-    """What is unfinished in a mailbox, and how far its numbers go. Costs as much as there is unfinished."""
-
-    pending: int
-    """Due rows that nobody has finished, those that are being worked on among them."""
-    pending_triggers: int
-    """Those of `pending` that want an answer."""
-    claimed: int
-    undelivered: int
-    """Queued, postponed and being sent, and what ended badly and nobody was told of yet."""
-    last_seq: int
-    quarantined: int = 0
-    """Set aside until a person releases them."""
 
 
 class Mailbox(Outgoing):
@@ -234,19 +219,7 @@ class Mailbox(Outgoing):
 
     def counts(self, *, now: datetime | None = None) -> MailboxCounts:
         with self._read_inbound(), self._read_outbound():
-            waiting = [
-                trigger
-                for key, _, trigger, _ in inbound.waiting(self._in, timestamp(now))
-                if outbound.finished(self._out, key) is None
-            ]
-            return MailboxCounts(
-                pending=len(waiting),
-                pending_triggers=sum(waiting),
-                claimed=outbound.claimed_count(self._out),
-                undelivered=sum(deliveries.unfinished_counts(self._out)) + deliveries.untold_count(self._out),
-                last_seq=self._greatest_seq(),
-                quarantined=inbound.quarantined_count(self._in),
-            )
+            return counted(self._in, self._out, timestamp(now))
 
     def last_seq(self) -> int:
         """How far the numbers of both directions go."""
@@ -367,7 +340,7 @@ class Mailbox(Outgoing):
         return said
 
     def _greatest_seq(self) -> int:
-        return max(inbound.greatest_seq(self._in), outbound.greatest_seq(self._out))
+        return greatest_seq(self._in, self._out)
 
     def _repeat_inbound(self, ids: Sequence[MessageId], said: Sequence[OutboundRow]) -> None:
         """Show in inbound.db what outbound.db has just committed. A full disk delays it and undoes nothing."""

@@ -27,6 +27,7 @@ from hermitcrab.settings.sockets import bind_unix
 from hermitcrab_wire import frames
 from hermitcrab_wire.codec import LineBuffer, decode, encode
 from hermitcrab_wire.limits import PROTOCOL
+from hermitcrab_wire.parsing import parse
 
 SOCKET_NAME = "link.sock"
 _READ_BYTES = 64 * 1024
@@ -119,7 +120,7 @@ class FakeHost:
         try:
             while True:
                 for line in buffer.feed(await stream.receive(_READ_BYTES)):
-                    frame = frames.parse(decode(line), frames.FROM_RUNNER)
+                    frame = parse(decode(line), frames.FROM_RUNNER)
                     if stream is not self._stream and not isinstance(frame, frames.Hello):
                         continue
                     self.received.append(frame)

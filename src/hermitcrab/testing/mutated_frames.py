@@ -19,6 +19,7 @@ from hermitcrab.settings.sockets import connect_unix
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import WireError
 from hermitcrab_wire.limits import MAX_FRAME_BYTES
+from hermitcrab_wire.parsing import parse
 
 FRAMES_ON_A_LINK = 400
 UNKNOWN_ON_A_LINK = 90
@@ -187,7 +188,7 @@ def fate(line: bytes, known: dict[str, type[frames.Frame]]) -> str:
         if not each:
             continue
         try:
-            frame = frames.parse(codec.decode(each), known)
+            frame = parse(codec.decode(each), known)
         except WireError as error:
             if error.code != "unknown-type":
                 return "ends"

@@ -17,6 +17,7 @@ from hermitcrab.testing.fake_engine import Behaviour, FakeContainer, FakeMachine
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer
 from hermitcrab_wire.limits import PROTOCOL
+from hermitcrab_wire.parsing import parse
 
 BEAT_S = 5.0
 REDIAL_S = 1.0
@@ -136,7 +137,7 @@ class _Runner(Behaviour):
                 while data := await reader.read(65536):
                     await self._thawed()
                     for line in buffer.feed(data):
-                        self._handle(process, frames.parse(codec.decode(line), frames.FROM_HOST))
+                        self._handle(process, parse(codec.decode(line), frames.FROM_HOST))
                 tasks.cancel_scope.cancel()
         finally:
             writer.transport.abort()

@@ -11,7 +11,8 @@ import anyio
 from hermitcrab.app import Host, open_host
 from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.logic.spec import container_name
-from hermitcrab.mailbox.mailbox import Mailbox, MailboxCounts
+from hermitcrab.mailbox.counts import MailboxCounts
+from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.ids import InstallationId, SessionId
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session

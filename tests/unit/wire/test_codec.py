@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
 from hermitcrab_wire.limits import MAX_INTEGER
+from hermitcrab_wire.parsing import parse
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INTEGER = st.integers(-MAX_INTEGER, MAX_INTEGER)
@@ -53,14 +54,14 @@ def test_any_object_comes_back_as_it_was(value: dict[str, Any]) -> None:
 @given(any_frame())
 def test_any_frame_comes_back_as_it_was(frame: frames.Frame) -> None:
     message = codec.decode(codec.encode(frame.to_json())[:-1])
-    assert frames.parse(message, EVERY_FRAME) == frame
+    assert parse(message, EVERY_FRAME) == frame
 
 
 @given(st.binary(max_size=200))
 def test_garbage_raises_a_wire_error_and_nothing_else(line: bytes) -> None:
     try:
         value = codec.decode(line)
-        frames.parse(value, frames.FROM_RUNNER)
+        parse(value, frames.FROM_RUNNER)
     except WireError:
         return
     assert isinstance(value, dict)
@@ -74,7 +75,7 @@ def test_a_mutated_frame_is_a_frame_or_a_wire_error(frame: frames.Frame, data: s
         position = data.draw(st.integers(0, len(line) - 1))
         line[position] = data.draw(st.integers(0, 255))
     try:
-        parsed = frames.parse(codec.decode(bytes(line)), EVERY_FRAME)
+        parsed = parse(codec.decode(bytes(line)), EVERY_FRAME)
     except WireError:
         return
     assert isinstance(parsed, frames.Frame)
@@ -143,19 +144,19 @@ def test_a_frame_over_the_limit_is_not_sent() -> None:
 )
 def test_malformed_frames_are_refused(message: dict[str, Any]) -> None:
     with pytest.raises(WireError) as caught:
-        frames.parse(message, frames.FROM_RUNNER)
+        parse(message, frames.FROM_RUNNER)
     assert caught.value.code == "malformed"
 
 
 def test_an_unknown_type_is_told_apart_from_a_malformed_frame() -> None:
     with pytest.raises(WireError) as caught:
-        frames.parse({"type": "teleport"}, frames.FROM_RUNNER)
+        parse({"type": "teleport"}, frames.FROM_RUNNER)
     assert caught.value.code == "unknown-type"
 
 
 def test_fields_of_a_newer_peer_are_passed_over() -> None:
     message = {"type": "bye", "reason": "done", "mood": "cheerful"}
-    assert frames.parse(message, frames.FROM_RUNNER) == frames.Bye(reason="done")
+    assert parse(message, frames.FROM_RUNNER) == frames.Bye(reason="done")
 
 
 def test_absent_values_do_not_travel() -> None:

@@ -20,6 +20,7 @@ from hermitcrab_runner.probe import Proof
 from hermitcrab_wire import frames
 from hermitcrab_wire.codec import LineBuffer, WireError, decode, encode
 from hermitcrab_wire.limits import BEAT_INTERVAL_S, MAX_FRAME_BYTES, PROTOCOL
+from hermitcrab_wire.parsing import parse
 
 EXIT_ORPHANED = 75
 EXIT_STALE = 76
@@ -220,7 +221,7 @@ class Link:
 
     def _hear(self, line: bytes) -> frames.Refused | None:
         try:
-            frame = frames.parse(decode(line), frames.FROM_HOST)
+            frame = parse(decode(line), frames.FROM_HOST)
         except WireError as error:
             # A newer host may say more than this runner understands.
             note("link.not-understood", code=error.code, error=error)

@@ -24,6 +24,7 @@ from hermitcrab.settings.sockets import bind_unix
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
 from hermitcrab_wire.limits import MAX_FRAME_BYTES
+from hermitcrab_wire.parsing import parse
 
 SOCKET_NAME = "link.sock"
 
@@ -163,7 +164,7 @@ async def _serve_one(
             except (StopAsyncIteration, TimeoutError):
                 return
             try:
-                frame = frames.parse(message, frames.FROM_RUNNER)
+                frame = parse(message, frames.FROM_RUNNER)
             except WireError as error:
                 if error.code != "unknown-type":
                     raise

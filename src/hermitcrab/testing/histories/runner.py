@@ -22,6 +22,7 @@ from hermitcrab_runner.courier import Courier
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer
 from hermitcrab_wire.limits import BEAT_INTERVAL_S, PROTOCOL
+from hermitcrab_wire.parsing import parse
 
 if TYPE_CHECKING:
     from hermitcrab.testing.histories.world import World
@@ -142,7 +143,7 @@ class SimulatedRunner(Behaviour, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for line in self._buffer.feed(data):
             if self._process is not None and not self._silent:
-                self._handle(frames.parse(codec.decode(line), frames.FROM_HOST))
+                self._handle(parse(codec.decode(line), frames.FROM_HOST))
 
     def _hang_up(self) -> None:
         if self._transport is not None:
