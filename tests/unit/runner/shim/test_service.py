@@ -17,8 +17,8 @@ from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.shim.command import Command, Exited
 from hermitcrab_runner.shim.layout import Workspace
 from hermitcrab_runner.shim.outbound import OutboundFile
-from hermitcrab_runner.shim.service import EXIT_STUCK, Changed, Shim
-from hermitcrab_runner.shim.watch import Watch
+from hermitcrab_runner.shim.service import EXIT_STUCK, Shim
+from hermitcrab_runner.shim.watch import Changed, Watch
 from hermitcrab_runner.turn import Tick
 from hermitcrab_wire import frames
 

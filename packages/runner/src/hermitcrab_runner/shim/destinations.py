@@ -1,4 +1,4 @@
-"""The destinations that a foreign runner is shown. Pure.
+"""The destinations that a foreign runner is shown.
 
 It can only answer a chat that has a name. Ours needs none for the chat that a message came from, so that such a chat
 may have no name among the agent's destinations; it gets one here. Where an answer may go is the host's to decide.
@@ -6,12 +6,35 @@ may have no name among the agent's destinations; it gets one here. Where an answ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.shim.translate import Place
 
 _NAME = "chat"
+
+
+class Directory:
+    """What the runner is shown, written anew only when it changes."""
+
+    def __init__(self) -> None:
+        self._origins: dict[Place, None] = {}
+        """Chats that rows came from."""
+        self._shown: tuple[tuple[Destination, ...], Place] | None = None
+
+    def met(self, place: Place) -> None:
+        self._origins.setdefault(place)
+
+    def show(
+        self,
+        destinations: Sequence[Destination],
+        home: Place,
+        write: Callable[[tuple[Destination, ...], Place], None],
+    ) -> None:
+        wanted = with_origins(destinations, self._origins), home
+        if wanted != self._shown:
+            write(*wanted)
+            self._shown = wanted
 
 
 def with_origins(destinations: Sequence[Destination], origins: Iterable[Place]) -> tuple[Destination, ...]:

@@ -15,8 +15,8 @@ from hermitcrab_runner.logs import note
 from hermitcrab_runner.shim.command import Command
 from hermitcrab_runner.shim.environment import environment_of
 from hermitcrab_runner.shim.layout import Workspace
-from hermitcrab_runner.shim.service import Changed, Shim
-from hermitcrab_runner.shim.watch import Watch
+from hermitcrab_runner.shim.service import Shim
+from hermitcrab_runner.shim.watch import Changed, Watch
 from hermitcrab_runner.turn import Terminated
 
 USAGE = "usage: python3 -m hermitcrab_runner shim -- COMMAND [ARGUMENT ...]"

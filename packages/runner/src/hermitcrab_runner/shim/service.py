@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from hermitcrab_runner import prompt
-from hermitcrab_runner.digest import out_id, turn_id
+from hermitcrab_runner.digest import out_id
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.reply import clean
-from hermitcrab_runner.rows import text_of
 from hermitcrab_runner.shim import feed, recovery, said
 from hermitcrab_runner.shim.command import Exited
-from hermitcrab_runner.shim.destinations import with_origins
+from hermitcrab_runner.shim.destinations import Directory
 from hermitcrab_runner.shim.inbound import InboundFile
 from hermitcrab_runner.shim.layout import DamagedError, Workspace, is_busy
-from hermitcrab_runner.shim.ledger import Held, Ledger
+from hermitcrab_runner.shim.ledger import Ledger
 from hermitcrab_runner.shim.outbound import OutboundFile
 from hermitcrab_runner.shim.state import StateMirror
 from hermitcrab_runner.shim.times import iso_time
-from hermitcrab_runner.shim.translate import NOWHERE, OutRow, Place, in_row
+from hermitcrab_runner.shim.translate import OutRow, Place, home, in_row
+from hermitcrab_runner.shim.turns import Turns
 from hermitcrab_runner.shim.vital import LOOK_EVERY_S, Vital
+from hermitcrab_runner.shim.watch import Changed
 from hermitcrab_runner.turn import Terminated
 from hermitcrab_wire import faults, frames
 from hermitcrab_wire.limits import MAX_IDS_IN_A_FRAME
@@ -57,10 +58,6 @@ class Runner(Protocol):
     def ended(self) -> None: ...
 
 
-class Changed:
-    """The runner's files have changed."""
-
-
 class Shim:
     def __init__(
         self,
@@ -85,13 +82,11 @@ class Shim:
         self._vital = Vital(clock)
         self._said = said.Said(workspace, send=send, log=self._log, wall=wall)
         self._state = StateMirror(send)
-        self._finishing: dict[str, list[str]] = {}
+        self._turns = Turns(self._ledger, send)
         self._inbound: InboundFile | None = None
         self._outbound: OutboundFile | None = None
         self._most = _MOST_ROWS
-        self._origins: dict[Place, None] = {}
-        """Chats that rows came from."""
-        self._shown_destinations: tuple[tuple[prompt.Destination, ...], Place] | None = None
+        self._directory = Directory()
         self._settle_until: float | None = None
         self._settle_since = 0.0
         self._begun = False
@@ -108,7 +103,7 @@ class Shim:
     @property
     def holds(self) -> list[str]:
         """Ids of all rows received and not done. Other threads may ask."""
-        return [*list(self._ledger.held), *(key for ids in list(self._finishing.values()) for key in ids)]
+        return [*list(self._ledger.held), *self._turns.unacknowledged]
 
     @property
     def deadline(self) -> float | None:
@@ -152,7 +147,7 @@ class Shim:
                 self._receive(item.rows)
             case frames.Completed():
                 faults.point("runner.completed")
-                self._finishing.pop(item.turn, None)
+                self._turns.acknowledged(item.turn)
             case frames.Committed():
                 if self._inbound is not None:
                     self._said.committed(item.id, self._inbound)
@@ -189,7 +184,7 @@ class Shim:
         most = welcome.config.get("max_messages_per_prompt")
         self._most = min(most, MAX_IDS_IN_A_FRAME) if isinstance(most, int) and most > 0 else _MOST_ROWS
         self._said.destinations = prompt.parse_destinations(welcome.destinations)
-        self._said.home = _home(welcome.routing)
+        self._said.home = home(welcome.routing)
         self._said.reconnected()
         if self._inbound is None:
             self._state.known = {key: value for key, value in welcome.state.items() if isinstance(value, str)}
@@ -198,7 +193,7 @@ class Shim:
                 self._log(f"a database was damaged: {self._inbound.damage}")
             self._settle_since = self._clock()
             self._settle_until = self._settle_since + _SETTLE_S
-        self._origins.setdefault(self._said.home)
+        self._directory.met(self._said.home)
         self._show_destinations()
 
     def _receive(self, messages: Iterable[Mapping[str, Any]]) -> None:
@@ -207,7 +202,7 @@ class Shim:
             if row is None:
                 note("row.without-id")
             else:
-                self._origins.setdefault(Place(row.channel_type, row.platform_id))
+                self._directory.met(Place(row.channel_type, row.platform_id))
                 # Rows for a starting runner are none any more once it has looked for the first time.
                 self._ledger.receive(row._replace(on_wake=0) if self._begun else row)
         self._show_destinations()
@@ -216,14 +211,12 @@ class Shim:
         faults.point("runner.received")
 
     def _show_destinations(self) -> None:
-        shown = with_origins(self._said.destinations, self._origins)
-        if self._inbound is not None and (shown, self._said.home) != self._shown_destinations:
-            self._inbound.write_destinations(shown, self._said.home)
-            self._shown_destinations = (shown, self._said.home)
+        if self._inbound is not None:
+            self._directory.show(self._said.destinations, self._said.home, self._inbound.write_destinations)
 
     def _refused(self, refused: frames.Refused) -> None:
         note("host.refused", code=refused.code, text=refused.text, id=refused.id or "-")
-        self._finishing.pop(refused.id or "", None)
+        self._turns.acknowledged(refused.id or "")
         if self._inbound is not None:
             self._said.refused(refused, self._inbound)
 
@@ -237,7 +230,7 @@ class Shim:
         content = {"text": "I was stopped before I had finished this."}
         notice = {"id": out_id(trigger, None, content, 1), "kind": "chat", "content": content, "in_reply_to": trigger}
         self._inbound.finish([each.row.id for each in work])
-        self._complete(work, failed=clean(f"cancelled: {reason}")[:500], outs=[notice])
+        self._turns.complete(work, failed=clean(f"cancelled: {reason}")[:500], outs=[notice])
         self._restarting = True
         self._runner.kill()
 
@@ -283,7 +276,7 @@ class Shim:
         outbound.start_reading()
         self._ledger.begin_again(answered=left.answered)
         if nobody := [self._ledger.held[key] for key in left.unheard]:
-            self._complete(nobody, failed="whoever asked for this answer is gone")
+            self._turns.complete(nobody, failed="whoever asked for this answer is gone")
         self._vital.started()
         self._begun, self._restarting, self._settle_until = True, False, None
         self._feed()
@@ -307,7 +300,7 @@ class Shim:
             return
         if not self._ledger.claimed:
             # Else a runner that ends before it takes anything would be started for the same messages for ever.
-            self._claim(self._ledger.shown)
+            self._turns.claim(self._ledger.shown)
         self._end(None, code)
 
     def _end(self, farewell: str | None, code: int = 0) -> None:
@@ -343,7 +336,7 @@ class Shim:
         # Marks first: what was said after a mark must not be seen without it.
         before = {key: each.marked_at for key, each in self._ledger.held.items()}
         claimed = self._ledger.observe(outbound.acks(list(self._ledger.held)), self._vital.now())
-        self._claim(claimed)
+        self._turns.claim(claimed)
         marked = [key for key, each in self._ledger.held.items() if each.marked_at is not None and not before[key]]
         if marked:
             inbound.finish(marked)
@@ -355,19 +348,11 @@ class Shim:
                     self._ledger.said(out)
         self._state.look(outbound.state())
 
-    def _claim(self, rows: Sequence[Held]) -> None:
-        ids = [each.row.id for each in rows]
-        for at in range(0, len(ids), MAX_IDS_IN_A_FRAME):
-            part = ids[at : at + MAX_IDS_IN_A_FRAME]
-            self._send(frames.Claim(turn=turn_id(part[0]), ids=part))
-        if ids:
-            faults.point("runner.claimed")
-
     def _go_on(self) -> None:
         ready, _ = self._ledger.answered(self._vital.now(), active_at=self._vital.active_at)
         if ready and not self._said.busy:  # A row ends after its answer is on its way, files and all.
-            self._complete([each for each in ready if not each.failed])
-            self._complete([each for each in ready if each.failed], failed="the runner gave it up")
+            self._turns.complete([each for each in ready if not each.failed])
+            self._turns.complete([each for each in ready if each.failed], failed="the runner gave it up")
             if not self._ledger.claimed:
                 self._said.turn_ended()
         if self._draining:
@@ -383,7 +368,7 @@ class Shim:
         lying = [each for each in self._ledger.shown if each.row.kind == "system"]
         if surplus := lying[: -feed.SYSTEM_ROWS_AT_MOST]:
             inbound.finish([each.row.id for each in surplus])
-            self._complete(surplus, failed="nobody has picked this answer up")
+            self._turns.complete(surplus, failed="nobody has picked this answer up")
         waiting = self._ledger.waiting
         if not waiting:
             return
@@ -393,19 +378,7 @@ class Shim:
             held.row, held.shown = row, True
         if portion.let_go:
             note("context.let-go", rows=len(portion.let_go))
-            self._complete([self._ledger.held[row.id] for row in portion.let_go])
-
-    def _complete(
-        self, rows: Sequence[Held], *, failed: str | None = None, outs: Sequence[dict[str, Any]] = ()
-    ) -> None:
-        faults.point("runner.completing")
-        for at in range(0, len(rows), MAX_IDS_IN_A_FRAME):
-            ids = [each.row.id for each in rows[at : at + MAX_IDS_IN_A_FRAME]]
-            turn = turn_id(ids[0])
-            self._finishing[turn] = ids
-            self._ledger.complete(ids)
-            self._send(frames.Complete(turn=turn, ids=ids, outs=list(outs), failed=failed))
-            outs = ()
+            self._turns.complete([self._ledger.held[row.id] for row in portion.let_go])
 
     def _check_time(self) -> None:
         now = self._clock()
@@ -424,9 +397,3 @@ class Shim:
 
     def _log(self, text: str) -> None:
         self._send(frames.Log(text=clean(text)[:_LOG_CHARACTERS_AT_MOST]))
-
-
-def _home(routing: Mapping[str, Any] | None) -> Place:
-    if routing is None:
-        return NOWHERE
-    return Place(*(text_of(routing.get(key)) or None for key in ("channel_type", "platform_id", "thread_id")))

@@ -29,6 +29,13 @@ class Place(NamedTuple):
 NOWHERE = Place()
 
 
+def home(routing: Mapping[str, Any] | None) -> Place:
+    """The session's own chat, as the welcome says it."""
+    if routing is None:
+        return NOWHERE
+    return Place(*(text_of(routing.get(key)) or None for key in ("channel_type", "platform_id", "thread_id")))
+
+
 class InRow(NamedTuple):
     """The columns of one row of messages_in but for its status, in the table's order."""
 

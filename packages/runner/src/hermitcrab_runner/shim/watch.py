@@ -26,6 +26,10 @@ _EVENT = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024
 
 
+class Changed:
+    """The runner's files have changed."""
+
+
 class Watch:
     """Calls `changed` from a thread of its own; not again before `look` was called."""
 
