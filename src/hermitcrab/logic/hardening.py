@@ -82,7 +82,7 @@ def promises(profile: Profile) -> dict[str, str]:
     """What the profile means, by subject, in words for people."""
     limits = ", ".join(_limit(name, value) for name, value in profile.limits_at_most.items())
     return {
-        "system calls": f"{len(system_calls.allowed(profile.name))} by name, the same on every engine; no others",
+        "system calls": f"{len(system_calls.allowed(profile.name))} by name and no others, the same on every engine",
         "programs in memory": "run" if profile.runs_programs_in_memory else "do not run",
         "debuggers and old message queues": "work" if profile.debuggers_work else "are refused",
         "additional mounts": "as the allow-list says" if profile.extra_mounts_are_writable else "are read-only",
