@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hermitcrab.containers.cgroups import CgroupFiles, Cgroups, Group, GroupVersion1
+from hermitcrab.containers.cgroups import Cgroups
+from hermitcrab.containers.control_group import CgroupFiles, Group, GroupVersion1
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import Limits
 from hermitcrab.model.ids import InstallationId
@@ -129,7 +130,7 @@ def test_version_2_freezes_and_thaws(tmp_path: Path) -> None:
 
 
 def test_what_does_not_freeze_is_thawed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermitcrab.containers.cgroups._SETTLE_S", 0.0)
+    monkeypatch.setattr("hermitcrab.containers.control_group._SETTLE_S", 0.0)
     group = made(version_2(tmp_path, files=FakeV2(freezes=False)))
     with pytest.raises(EngineError):
         group.freeze()
@@ -199,7 +200,7 @@ def test_a_group_of_an_earlier_container_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_group_with_living_processes_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermitcrab.containers.cgroups._SETTLE_S", 0.0)
+    monkeypatch.setattr("hermitcrab.containers.control_group._SETTLE_S", 0.0)
     files = FakeV2()
     cgroups = version_2(tmp_path, files=files)
     group = made(cgroups)

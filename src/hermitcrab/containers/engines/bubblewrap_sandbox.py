@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 
-from hermitcrab.containers.cgroups import Cgroups, Group
+from hermitcrab.containers.cgroups import Cgroups
+from hermitcrab.containers.control_group import Group
 from hermitcrab.containers.engines import bubblewrap_log, bubblewrap_root, bubblewrap_start
 from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process

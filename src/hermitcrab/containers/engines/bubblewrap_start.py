@@ -7,7 +7,7 @@ import platform
 import resource
 import signal
 
-from hermitcrab.containers.cgroups import Group
+from hermitcrab.containers.control_group import Group
 from hermitcrab.containers.engines import bubblewrap_log, bubblewrap_root
 from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process
