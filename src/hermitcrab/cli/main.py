@@ -191,17 +191,23 @@ def build_app() -> App:
 
 
 def _dispatch(words: list[str], home: str | None) -> int:
-    import anyio  # noqa: PLC0415
-    from cyclopts import CycloptsError  # noqa: PLC0415
+    from hermitcrab.observe.pauses import import_structlog, importing  # noqa: PLC0415
 
-    from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
+    with importing():
+        if words[0] == "up":
+            import_structlog()
+        import anyio  # noqa: PLC0415
+        from cyclopts import CycloptsError  # noqa: PLC0415
 
-    try:
-        line = _dash_last(words)
-        command, bound, ignored = build_app().parse_args(line, print_error=False, exit_on_error=False)
-    except CycloptsError as error:
-        told = " ".join(str(error).split())
-        raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
+        from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
+
+        try:
+            line = _dash_last(words)
+            # Imports the command's module, with all that it needs.
+            command, bound, ignored = build_app().parse_args(line, print_error=False, exit_on_error=False)
+        except CycloptsError as error:
+            told = " ".join(str(error).split())
+            raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
     given = {"home": Home(resolve(home))} if "home" in ignored else {}
 
     outcome: object = command(*bound.args, **bound.kwargs, **given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -20,7 +20,8 @@ from hermitcrab.logic.mcp_servers import for_harness
 from hermitcrab.logic.precedence import provider_name
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.documents import Document
-from hermitcrab.model.groups import AgentGroup
+from hermitcrab.model.groups import AgentGroup, Destination
+from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.model import Settings
@@ -44,6 +45,8 @@ class GroupSurveyor:
     ) -> None:
         self._store, self._settings, self._shelf = store, settings, shelf
         self._images, self._package_cache = images, package_cache
+        self._foreseen: dict[SessionId, tuple[ContainerConfig, Surroundings]] = {}
+        self._foreseen_at = -1
 
     async def config(self, group: AgentGroup) -> ContainerConfig:
         try:
@@ -81,33 +84,65 @@ class GroupSurveyor:
         return provider_packages_folder(provider, self._package_cache) if provider in PROVIDERS_WITH_PACKAGES else None
 
     async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings:
+        if (known := self._still_so(session.id, config)) is not None:
+            return known
+        return await self._store.read(
+            lambda connection: self._read(
+                connection, session, group, config, destinations.for_agent_group(connection, group.id)
+            )
+        )
+
+    async def foresee(self, sessions: Sequence[Session], group: AgentGroup, config: ContainerConfig) -> None:
+        at = self._store.changes
+
+        def read(connection: Connection) -> dict[SessionId, tuple[ContainerConfig, Surroundings]]:
+            reached = destinations.for_agent_group(connection, group.id)
+            return {each.id: (config, self._read(connection, each, group, config, reached)) for each in sessions}
+
+        found = await self._store.read(read)
+        if at != self._foreseen_at:
+            self._foreseen.clear()
+        self._foreseen_at = at
+        self._foreseen |= found
+
+    def _still_so(self, session_id: SessionId, config: ContainerConfig) -> Surroundings | None:
+        """What was foreseen of the session, if nothing was written since then."""
+        if self._store.changes != self._foreseen_at:
+            self._foreseen.clear()
+        known, found = self._foreseen.pop(session_id, (None, None))
+        return found if known == config else None
+
+    def _read(
+        self,
+        connection: Connection,
+        session: Session,
+        group: AgentGroup,
+        config: ContainerConfig,
+        reached: list[Destination],
+    ) -> Surroundings:
         agents = self._settings.agents
-
-        def read(connection: Connection) -> Surroundings:
-            chat = (
-                messaging_groups.by_id(connection, session.messaging_group_id)
-                if session.messaging_group_id is not None
-                else None
+        chat = (
+            messaging_groups.by_id(connection, session.messaging_group_id)
+            if session.messaging_group_id is not None
+            else None
+        )
+        return Surroundings(
+            config={
+                "provider": self.provider_of(session, config),
+                "assistant_name": config.assistant_name or agents.assistant_name or group.name,
+                "model": config.model or agents.model,
+                "effort": config.effort or agents.effort,
+                "max_messages_per_prompt": config.max_messages_per_prompt or agents.max_messages_per_prompt,
+                "timezone": agents.timezone,
+                "tool_timeout_s": agents.tool_timeout_s,
+                "tool_grace_s": agents.tool_grace_s,
+                "beat_s": self._settings.containers.silent_before_kill_s / BEATS_BEFORE_SILENT,
+                "mcp_servers": for_harness(config.mcp_servers),
+            },
+            destinations=reached,
+            home_address=Address(
+                channel_type=chat.channel_type, platform_id=chat.platform_id, thread_id=session.thread_id
             )
-            return Surroundings(
-                config={
-                    "provider": self.provider_of(session, config),
-                    "assistant_name": config.assistant_name or agents.assistant_name or group.name,
-                    "model": config.model or agents.model,
-                    "effort": config.effort or agents.effort,
-                    "max_messages_per_prompt": config.max_messages_per_prompt or agents.max_messages_per_prompt,
-                    "timezone": agents.timezone,
-                    "tool_timeout_s": agents.tool_timeout_s,
-                    "tool_grace_s": agents.tool_grace_s,
-                    "beat_s": self._settings.containers.silent_before_kill_s / BEATS_BEFORE_SILENT,
-                    "mcp_servers": for_harness(config.mcp_servers),
-                },
-                destinations=destinations.for_agent_group(connection, group.id),
-                home_address=Address(
-                    channel_type=chat.channel_type, platform_id=chat.platform_id, thread_id=session.thread_id
-                )
-                if chat is not None
-                else None,
-            )
-
-        return await self._store.read(read)
+            if chat is not None
+            else None,
+        )

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.credentials import credential_in
@@ -126,6 +127,7 @@ def _limits(spec: ContainerSpec) -> Iterator[str]:
         yield "a limit is more than there can be"
 
 
+@lru_cache(maxsize=1024)  # most paths of a container are those of every other one of its group
 def _path_fault(what: str, path: str) -> str:
     if not path.startswith("/") or path.startswith("//") or path != posixpath.normpath(path):
         return f"the {what} {path[:80]!r} is no plain absolute path"

@@ -49,6 +49,12 @@ def unfinished_ids(connection: Connection) -> list[MessageId]:
     return [MessageId(key) for (key,) in connection.execute(query)]
 
 
+def any_unfinished(connection: Connection) -> bool:
+    """Whether `unfinished_ids` has any."""
+    query = "SELECT EXISTS (SELECT 1 FROM messages_in WHERE status = 'pending')"
+    return bool(connection.execute(query).fetchone()[0])
+
+
 def by_id(connection: Connection, row_id: str) -> InboundRow | None:
     row = connection.execute(f"SELECT {_COLUMNS} FROM messages_in WHERE id = ?", (row_id,)).fetchone()  # noqa: S608
     return None if row is None else _row(row)

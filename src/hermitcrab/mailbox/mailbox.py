@@ -226,6 +226,11 @@ class Mailbox(Outgoing):
         with self._read_inbound(), self._read_outbound():
             return self._greatest_seq()
 
+    def is_waiting(self) -> bool:
+        """Whether any row that came in is unfinished, due or not. Costs next to nothing."""
+        with self._read_inbound():
+            return inbound.any_unfinished(self._in)
+
     def has_work(self, *, now: datetime | None = None) -> bool:
         """Whether a due row wants an answer: the session needs a container."""
         return self.counts(now=now).pending_triggers > 0

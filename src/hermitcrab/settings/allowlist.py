@@ -55,26 +55,25 @@ def _check_refused_name(name: str) -> str:
     return name
 
 
-class _RootEntry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Part(BaseModel):
+    # Most hosts have no allow-list: the validators are made when there is a file to be checked.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
+
+class _RootEntry(_Part):
     path: Annotated[StrictStr, AfterValidator(_check_path)]
     write: StrictBool = False
     description: Annotated[StrictStr, Field(max_length=500)] = ""
     groups: Annotated[list[Annotated[StrictStr, AfterValidator(_check_group)]], Field(min_length=1)] = [EVERY_GROUP]
 
 
-class _Refused(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Refused(_Part):
     names: list[Annotated[StrictStr, AfterValidator(_check_refused_name)]] = []
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(_Part):
     roots: list[_RootEntry] = []
-    refused: _Refused = _Refused()
+    refused: _Refused = Field(default_factory=_Refused)
 
 
 def read(file: Path, *, user_home: str | None = None) -> Allowlist | None:

@@ -75,7 +75,8 @@ Upstream = Annotated[str, AfterValidator(_check_upstream)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Its validator is made as a part of the whole's, and not by itself before.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ContainerSettings(_Section):

@@ -43,6 +43,8 @@ class Store:
         for reader in readers:
             self._readers.put(reader)
         self._reading = anyio.CapacityLimiter(len(readers))
+        self.changes = 0
+        """Counts the beginnings and the ends of writes: what was read at one count still holds at the same count."""
 
     @classmethod
     @asynccontextmanager
@@ -66,7 +68,11 @@ class Store:
             with self._writer_lock, transaction(self._writer, self.path):
                 return function(self._writer)
 
-        return await to_thread.run_sync(work, limiter=self._writing)
+        self.changes += 1
+        try:
+            return await to_thread.run_sync(work, limiter=self._writing)
+        finally:
+            self.changes += 1
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """What `function` returns of one state of the database."""

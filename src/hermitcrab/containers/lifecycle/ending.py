@@ -225,6 +225,8 @@ class Ender:
 
         That is one that vanished while no host ran, and ones whose certificate a full disk had not taken when it died.
         """
+        if last < 1:
+            return  # The first one still runs.
 
         def look() -> list[dict[str, Any]]:
             # First: a host may have died after the certificate and before this.

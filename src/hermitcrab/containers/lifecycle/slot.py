@@ -71,6 +71,9 @@ class Surveyor(Protocol):
 
     async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings: ...
 
+    async def foresee(self, sessions: Sequence[Session], group: AgentGroup, config: ContainerConfig) -> None:
+        """Look up all at once what `surroundings` will be asked of these; used only if nothing changes before."""
+
     async def documents(
         self, group: AgentGroup, config: ContainerConfig, told: Mapping[str, Any]
     ) -> Mapping[str, Document]:

@@ -202,6 +202,7 @@ class Starter:
         generated = await to_thread.run_sync(self._desk.publish, first.group, recipe.documents)
         for slot, _ in members:
             slot.config, slot.decisions = first.config, first.decisions
+        await self._surveyor.foresee([slot.session for slot, _ in members], first.group, first.config)
         return await to_thread.run_sync(self._planned, members, recipe, packages, generated)
 
     def _planned(

@@ -130,17 +130,20 @@ class Exchange(Feed):
             return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
         first = not self._greeted_before
+        flow = self._flow
+        news, linked = flow.news, flow.connection is not None
 
-        def look(mailbox: Mailbox) -> tuple[dict[str, str], int]:
+        def look(mailbox: Mailbox) -> tuple[dict[str, str], int, bool]:
             if first:
                 self._uploads.sweep(mailbox.kept_files())
-            return mailbox.state(), mailbox.last_seq()
+            return mailbox.state(), mailbox.last_seq(), mailbox.is_waiting()
 
-        state, last_seq = await self._mailboxes.run(self.session, look)
+        state, last_seq, waits = await self._mailboxes.run(self.session, look)
         if first and not hello.resumes:
             self._on_wake_until = last_seq
         self._greeted_before = True
-        flow = self._flow
+        # What was pushed on another link meanwhile may be lost with it.
+        waits = waits or flow.news != news or linked or flow.connection is not None
         if flow.connection is not None:
             # The runner re-dials only when its old link is lost; one runner has one link.
             flow.connection.cut()
@@ -149,7 +152,7 @@ class Exchange(Feed):
         held = set(hello.holds) if hello.resumes else set()
         flow.outstanding = {MessageId(each): flow.outstanding.get(MessageId(each)) for each in held}
         flow.taken &= flow.outstanding.keys()
-        flow.last_seq, flow.more_waits = UNKNOWN, True
+        flow.last_seq, flow.more_waits = UNKNOWN, waits
         self.pulse.show("idle")
         if not connection.send(self._welcome(surroundings, state)):
             # The state is the agent's own. It may cost the session its memory, and never its next start.

@@ -35,6 +35,8 @@ class Flow:
     """The greatest seq that was pushed on this connection."""
     more_waits: bool = True
     """Rows may be in the mailbox that were not pushed."""
+    news: int = 0
+    """How often rows were committed that could not be pushed at once."""
     taken: set[MessageId] = field(default_factory=set)
     """Claimed and not completed."""
     claimed: dict[str, list[MessageId]] = field(default_factory=dict)
@@ -78,7 +80,10 @@ class Feed:
     async def offer(self, row: InboundRow) -> None:
         """A row was committed to the mailbox. Push it now if the link is up and everything before it was pushed."""
         flow = self._flow
-        if flow.connection is None or row.id in flow.outstanding:
+        if flow.connection is None:
+            flow.news += 1
+            return
+        if row.id in flow.outstanding:
             return
         in_order = row.seq == flow.last_seq + 2 and not self._careful
         if not in_order or flow.more_waits or self._pumping.locked() or len(flow.outstanding) >= INBOUND_WINDOW:
@@ -90,6 +95,7 @@ class Feed:
 
     def rows_may_wait(self) -> None:
         """Rows were committed while nothing could be pushed."""
+        self._flow.news += 1
         self._flow.more_waits = True
 
     async def pump(self) -> None:

@@ -1,0 +1,136 @@
+"""What a runner is handed at its greeting: whatever waits, also what came while it was being greeted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio import to_thread
+
+from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
+from hermitcrab.containers.link.server import listening
+from hermitcrab.mailbox.mailbox import Mailbox
+from hermitcrab.mailbox.mailboxes import Mailboxes
+from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
+from hermitcrab.model.messages import Address, InboundRow
+from hermitcrab.model.sessions import Session
+from hermitcrab.settings.sockets import connect_unix
+from hermitcrab_wire import codec, frames
+from hermitcrab_wire.codec import LineBuffer
+
+T = TypeVar("T")
+
+CHAT = Address(channel_type="fake", platform_id="a")
+SESSION = Session(id=SessionId("one"), agent_group_id=AgentGroupId("ag"), messaging_group_id=None)
+
+
+class Watched(Mailboxes):
+    """Mailboxes that say when a look is over, before whoever looked goes on."""
+
+    looks = 0
+    after_a_look: Callable[[], Awaitable[None]] | None = None
+
+    async def run(self, session: Session, function: Callable[[Mailbox], T]) -> T:
+        found = await super().run(session, function)
+        self.looks += 1
+        then, self.after_a_look = self.after_a_look, None
+        if then is not None:
+            await then()
+        return found
+
+
+@asynccontextmanager
+async def linked(folder: Path) -> AsyncIterator[tuple[Watched, Exchange]]:
+    async def surroundings() -> Surroundings:
+        return Surroundings(config={}, destinations=[], home_address=CHAT)
+
+    async with Watched(lambda _session: folder / "mailbox") as mailboxes:
+        exchange = Exchange(
+            SESSION,
+            Generation(1),
+            mailboxes=mailboxes,
+            outbox=folder / "outbox",
+            surroundings=surroundings,
+            outward=Outward(
+                ready=lambda _hello: None,
+                said=lambda _rows: None,
+                working=lambda: None,
+                farewell=lambda _reason: None,
+                offended=lambda _text: None,
+                gone=lambda: None,
+            ),
+        )
+        async with listening(folder, exchange):
+            yield mailboxes, exchange
+
+
+async def greeted(folder: Path, *, resumes: bool, rows: int) -> list[frames.Frame]:
+    """What a runner hears first, up to so many rows after the welcome."""
+
+    def dial() -> list[frames.Frame]:
+        hello = frames.Hello(protocol=1, generation=1, provider="echo", version="test", resumes=resumes)
+        buffer, heard = LineBuffer(), list[frames.Frame]()
+        with connect_unix(folder / "link.sock") as connection:
+            connection.settimeout(20)
+            connection.sendall(codec.encode(hello.to_json()))
+            while not heard or len(rows_in(heard)) < rows:
+                data = connection.recv(65536)
+                heard += [frames.parse(codec.decode(line), frames.FROM_HOST) for line in buffer.feed(data)]
+        return heard
+
+    return await to_thread.run_sync(dial)
+
+
+def row(key: str) -> InboundRow:
+    return InboundRow(
+        id=MessageId(key), kind="chat", timestamp="2026-01-01T00:00:00.000Z", content={"text": key}, address=CHAT
+    )
+
+
+def rows_in(heard: list[frames.Frame]) -> list[str]:
+    return [each["id"] for frame in heard if isinstance(frame, frames.Inbound) for each in frame.rows]
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_waits_is_handed_over(tmp_path: Path, *, resumes: bool) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("early")))
+            assert rows_in(await greeted(tmp_path, resumes=resumes, rows=1)) == ["early"]
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_between_the_look_into_the_mailbox_and_the_welcome_is_handed_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, exchange):
+
+            async def a_message_comes() -> None:
+                accepted = await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("between")))
+                assert accepted is not None
+                await exchange.offer(accepted)
+
+            mailboxes.after_a_look = a_message_comes
+            assert rows_in(await greeted(tmp_path, resumes=True, rows=1)) == ["between"]
+
+    asyncio.run(scenario())
+
+
+def test_a_session_in_which_nothing_waits_is_looked_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, exchange):
+            heard = await greeted(tmp_path, resumes=True, rows=0)
+            assert [type(each) for each in heard] == [frames.Welcome]
+            assert mailboxes.looks == 1
+            with anyio.fail_after(5):
+                while exchange.connected:
+                    await anyio.lowlevel.checkpoint()
+            assert not exchange.has_work
+
+    asyncio.run(scenario())
