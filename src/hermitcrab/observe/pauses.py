@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import cast
 
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Collect no garbage meanwhile: hardly any is made, and looking for it takes a tenth of the time."""

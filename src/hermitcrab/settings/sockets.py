@@ -43,10 +43,11 @@ def bind_unix(folder: Path, name: str, mode: int) -> socket.socket:
     """
     if not name or "/" in name or name in {".", ".."} or "\0" in name:
         raise BadInputError(f"{name!r} is no name of a socket")
+    path = folder / name
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with short_address(folder / name) as address:
-            _remove_stale(address, folder / name)
+        with short_address(path) as address:
+            _remove_stale(address, path)
             # The file takes its rights from the socket's inode, so that it is never wider than this, not even between
             # bind and chmod; chmod then adds what the umask took away.
             os.fchmod(listener.fileno(), mode)
@@ -57,7 +58,7 @@ def bind_unix(folder: Path, name: str, mode: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise HomeError(
-            f"Could not listen on {folder / name}: {error.strerror or error}",
+            f"Could not listen on {path}: {error.strerror or error}",
             hint="The folder must exist, belong to the user that runs the host, and lie on a local file system.",
         ) from error
     except BaseException:

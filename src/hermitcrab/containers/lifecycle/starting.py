@@ -283,12 +283,13 @@ class Starter:
     ) -> None:
         """Open the session's sockets for one generation."""
         await slot.close_resources()
-        folder = session_folders(self._home, slot.session).run(generation)
+        folders = session_folders(self._home, slot.session)
+        folder = folders.run(generation)
         exchange = Exchange(
             slot.session,
             generation,
             mailboxes=self._mailboxes,
-            outbox=session_folders(self._home, slot.session).outbox,
+            outbox=folders.outbox,
             surroundings=lambda: self._surveyor.surroundings(slot.session, slot.group, slot.config),
             outward=outward,
             clock=self._clock,

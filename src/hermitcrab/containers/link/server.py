@@ -159,8 +159,7 @@ async def _serve_one(
     try:
         while True:
             try:
-                with anyio.fail_after(None if greeted else _HELLO_WITHIN_S):
-                    message = await anext(incoming)
+                message = await (anext(incoming) if greeted else _first(incoming))
             except (StopAsyncIteration, TimeoutError):
                 return
             try:
@@ -191,6 +190,12 @@ async def _serve_one(
         handler.broke_contract(error)
     finally:
         await incoming.aclose()
+
+
+async def _first(incoming: AsyncGenerator[dict[str, object]]) -> dict[str, object]:
+    """What the peer says before it is known. Raises TimeoutError when it says nothing in time."""
+    with anyio.fail_after(_HELLO_WITHIN_S):
+        return await anext(incoming)
 
 
 async def _flushed(connection: Connection) -> None:
