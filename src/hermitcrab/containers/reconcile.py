@@ -184,7 +184,7 @@ class Reconciler:
                 older = Generation(last + 1)
                 freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
             await self._runner.certify_missing(session, last, rows_returned=len(freed))
-        counts = await self._mailboxes.run(session, Mailbox.counts)
+        counts = await self._mailboxes.look(session, Mailbox.counts)
         if counts.undelivered:
             result.delivering += 1
             self._deliver(session)
@@ -193,5 +193,5 @@ class Reconciler:
         if counts.pending_triggers and not self._runner.attends(session.id) and not is_unknown:
             result.woken += 1
             self._runner.request(session)
-        if not counts.undelivered and not counts.pending_triggers:
+        if not counts.undelivered and not counts.pending_triggers and not self._runner.attends(session.id):
             await self._runner.settle(session)

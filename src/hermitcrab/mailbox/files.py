@@ -11,7 +11,7 @@ from typing import Self
 
 from hermitcrab.errors import StoreDamagedError
 from hermitcrab.store import schema
-from hermitcrab.store.sqlite import close_untouched, connect, opening
+from hermitcrab.store.sqlite import close_untouched, connect, connect_at_rest, log_bytes, opening
 
 INBOUND = "inbound.db"
 OUTBOUND = "outbound.db"
@@ -65,11 +65,31 @@ class Files:
             raise
         return cls(inbound_path, outbound_path, inbound, outbound)
 
+    @classmethod
+    def at_rest(cls, folder: Path) -> Self | None:
+        """To be read only, if the two files hold all that there is: nothing lies in a log, and nobody writes meanwhile.
+
+        None: only `open` sees the whole. Costs a sixth of that, and leaves nothing behind.
+        """
+        inbound_path, outbound_path = folder / INBOUND, folder / OUTBOUND
+        if not (_is_whole(inbound_path, inbound_migrations()) and _is_whole(outbound_path, outbound_migrations())):
+            return None
+        outbound = connect_at_rest(outbound_path)
+        try:
+            return cls(inbound_path, outbound_path, connect_at_rest(inbound_path), outbound)
+        except BaseException:
+            outbound.close()
+            raise
+
     def close(self) -> None:
         try:
             self.inbound.close()
         finally:
             self.outbound.close()
+
+
+def _is_whole(path: Path, migrations: tuple[schema.Migration, ...]) -> bool:
+    return log_bytes(path) == 0 and schema.seems_current(path, migrations)
 
 
 def _open(path: Path, migrations: tuple[schema.Migration, ...]) -> sqlite3.Connection:

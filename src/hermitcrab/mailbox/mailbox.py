@@ -60,6 +60,15 @@ class Mailbox(Outgoing):
             raise
         return mailbox
 
+    @classmethod
+    def at_rest(cls, folder: Path) -> Self | None:
+        """The mailbox in `folder`, to be read only; None when it must be opened for that.
+
+        For a look into one that nobody has open, while nobody opens it.
+        """
+        files = Files.at_rest(folder)
+        return None if files is None else cls(files, process=THIS_PROCESS)
+
     def __enter__(self) -> Self:
         return self
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -107,6 +108,18 @@ class Mailboxes:
         Raises what `function` raises, and StoreError when the mailbox cannot be used; a damaged one stays set aside
         until `release`.
         """
+        return await self._run(session, _work, function)
+
+    async def look(self, session: Session, function: Callable[[Mailbox], T]) -> T:
+        """As `run`, for a `function` that only reads. A mailbox that is closed stays so, if it can be read that way."""
+        return await self._run(session, _look, function)
+
+    async def _run(
+        self,
+        session: Session,
+        work: Callable[[_Box, str, Callable[[Mailbox], T]], T],
+        function: Callable[[Mailbox], T],
+    ) -> T:
         if (aside := self._withheld.get(session.id) or self._set_aside.get(session.id)) is not None:
             raise _of_session(aside, session)
         if self._closed:
@@ -120,7 +133,7 @@ class Mailboxes:
         box.users += 1
         try:
             async with box.turn:
-                return await to_thread.run_sync(_work, box, self._process, function, limiter=self._limiter)
+                return await to_thread.run_sync(work, box, self._process, function, limiter=self._limiter)
         except (StoreDamagedError, StoreTooNewError) as error:
             raise self._put_aside(session, error) from error
         finally:
@@ -215,6 +228,17 @@ def _work(box: _Box, process: str, function: Callable[[Mailbox], T]) -> T:
         except StoreDamagedError:
             _shut_quietly(box)
             raise
+
+
+def _look(box: _Box, process: str, function: Callable[[Mailbox], T]) -> T:
+    with box.busy:
+        if box.mailbox is None:
+            # What is wrong with it, its opening tells.
+            with suppress(StoreError):
+                if (mailbox := Mailbox.at_rest(box.path)) is not None:
+                    with mailbox:
+                        return function(mailbox)
+    return _work(box, process, function)
 
 
 def _shut(box: _Box, compact_before: datetime | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -163,6 +164,47 @@ async def test_mailboxes_that_are_quiet_are_closed_and_open_again_when_wanted(tm
         assert mailboxes.open_count == 0
         assert not [each async for each in anyio.Path(tmp_path).rglob("*-wal")]
         assert await mailboxes.run(session(0), waiting) == ["m"]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+async def test_a_look_into_a_closed_mailbox_opens_nothing(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        assert await mailboxes.look(session(1), waiting) == ["m"]
+        assert files_in(tmp_path / "sess-1" / "mailbox") == {"inbound.db", "outbound.db"}
+        await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("n")))
+        assert await mailboxes.look(session(1), waiting) == ["m", "n"]
+
+
+async def test_a_look_sees_what_a_killed_host_left_in_the_log(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))
+        # As they are on the disk now, with the newest row in the log beside the file.
+        shutil.copytree(tmp_path / "sess-1", tmp_path / "sess-2")
+    assert (tmp_path / "sess-2" / "mailbox" / "inbound.db-wal").stat().st_size > 0
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        assert await mailboxes.look(session(2), waiting) == ["m"]
+
+
+async def test_a_look_makes_a_mailbox_that_is_not_there(tmp_path: Path) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        assert await mailboxes.look(session(1), waiting) == []
+        assert files_in(tmp_path / "sess-1" / "mailbox") >= {"inbound.db", "outbound.db"}
+
+
+async def test_a_look_into_a_damaged_mailbox_sets_it_aside(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))
+    path = tmp_path / "sess-1" / "mailbox" / "inbound.db"
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * (path.stat().st_size - 100))
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        with pytest.raises(StoreDamagedError):
+            await mailboxes.look(session(1), waiting)
+        assert set(mailboxes.set_aside) == {session(1).id}
 
 
 async def test_quiet_mailboxes_are_closed_without_being_asked(tmp_path: Path, inbound: In) -> None:

@@ -126,7 +126,7 @@ class Slots:
         is_busy = session.id in self or self._receiving[session.id]
         if is_busy or session.id in self.overlooked or self._owes(session.id):
             return
-        counts = await self._mailboxes.run(session, Mailbox.counts)
+        counts = await self._mailboxes.look(session, Mailbox.counts)
         if counts.pending_triggers == 0 and counts.undelivered == 0:
             # A row that was announced meanwhile raised the count, and then this changes nothing.
             await self._store.write(lambda connection: sessions.settle(connection, session.id, seen))

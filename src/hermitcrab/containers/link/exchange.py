@@ -138,7 +138,7 @@ class Exchange(Feed):
                 self._uploads.sweep(mailbox.kept_files())
             return mailbox.state(), mailbox.last_seq(), mailbox.is_waiting()
 
-        state, last_seq, waits = await self._mailboxes.run(self.session, look)
+        state, last_seq, waits = await self._mailboxes.look(self.session, look)
         if first and not hello.resumes:
             self._on_wake_until = last_seq
         self._greeted_before = True
