@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.engines.docker import DockerEngine
 from hermitcrab.containers.engines.docker_api import find_socket, usual_sockets
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.seccomp_profile import profile
 from hermitcrab.model.container import ContainerSpec, ContainerStatus, EngineEvent, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.testing.fake_docker import FakeDocker, fake_docker
@@ -168,6 +170,35 @@ async def test_create_asks_for_exactly_the_spec_and_masks_volumes(daemon: FakeDo
     sent = json.loads(asked.body)
     assert sent["Labels"] == SPEC.labels
     assert sent["HostConfig"]["Tmpfs"]["/data"].startswith("ro,")
+
+
+async def test_every_container_has_our_filter_of_system_calls(daemon: FakeDocker, engine: DockerEngine) -> None:
+    daemon.answers["POST /containers/create"] = (201, {"Id": ID})
+    await engine.create(replace(SPEC, hardening="strict"))
+    (asked,) = daemon.asked("POST /containers/create")
+    privileges, filtered = json.loads(asked.body)["HostConfig"]["SecurityOpt"]
+    assert privileges == "no-new-privileges"
+    assert json.loads(filtered.removeprefix("seccomp=")) == profile("x86_64", "strict")
+
+
+async def test_an_engine_that_has_described_itself_is_not_asked_again_for_each_container(
+    daemon: FakeDocker, engine: DockerEngine
+) -> None:
+    daemon.answers["POST /containers/create"] = (201, {"Id": ID})
+    await engine.capabilities()
+    await engine.create(SPEC)
+    await engine.create(SPEC)
+    assert len(daemon.asked("GET /info")) == 1
+
+
+@pytest.mark.parametrize("nothing", [{}, [], None])
+async def test_no_container_is_made_by_an_engine_that_does_not_say_what_it_can_do(
+    daemon: FakeDocker, engine: DockerEngine, nothing: object
+) -> None:
+    daemon.answers["GET /info"] = (200, nothing)
+    with pytest.raises(EngineError, match="does not say what it is"):
+        await engine.create(SPEC)
+    assert daemon.asked("POST /containers/create") == []
 
 
 async def test_a_name_that_is_taken_is_said_so(daemon: FakeDocker, engine: DockerEngine) -> None:

@@ -75,6 +75,7 @@ class DockerEngine:
 
     async def capabilities(self) -> Capabilities:
         info = await self._info()
+        self._dialect = await self._dialect_of(info)  # For the first container: Podman takes long to describe itself.
         return docker_answers.capabilities(self._engine, info, strict=_strict_unrealized(info))
 
     async def preflight(self) -> list[Finding]:
@@ -107,8 +108,9 @@ class DockerEngine:
             await self.ensure_image(spec.image)
         # By its id: a tag that is moved meanwhile is another image, with volumes that nobody looked at.
         image, volumes = self._images[str(spec.image)]
-        dialect = self._dialect or await self._learn_dialect()
-        body = docker_body.create_body(spec, image=image, dialect=dialect, image_volumes=volumes)
+        if self._dialect is None:
+            self._dialect = await self._dialect_of(await self._info())
+        body = docker_body.create_body(spec, image=image, dialect=self._dialect, image_volumes=volumes)
         await anyio.to_thread.run_sync(_verify_sources, spec)
         await self._api.request(
             "POST",
@@ -238,19 +240,19 @@ class DockerEngine:
 
     async def _info(self) -> Json:
         info = await self._api.request("GET", "/info", doing="describe itself")
-        return info if isinstance(info, dict) else {}
+        if not isinstance(info, dict) or not info:  # Else a container would be made without what it can do.
+            raise EngineError(Failure.UNKNOWN, f"{self.name} does not say what it is", hint="Restart its daemon.")
+        return info
 
-    async def _learn_dialect(self) -> docker_body.Dialect:
-        info = await self._info()
+    async def _dialect_of(self, info: Json) -> docker_body.Dialect:
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        self._dialect = docker_body.Dialect(
+        return docker_body.Dialect(
             engine=self._engine,
             rootless=docker_answers.is_rootless(info),
             sandbox_runtime="runsc" if _has_gvisor(info) else None,
             filters=await anyio.to_thread.run_sync(filters, self._engine, info, self._folder),
             processes=_CAP_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, _CAP_PROCESSES),
         )
-        return self._dialect
 
     async def _answer_for(self, name_or_id: str) -> Json | None:
         try:

@@ -60,6 +60,8 @@ class ImageBuilder:
     def __init__(self, engine: EngineName, socket: str | None = None) -> None:
         self.engine = engine
         self._api = EngineApi(engine, socket)
+        self._info: Json | None = None
+        """What the engine says of itself, asked once: Podman takes long for it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -235,9 +237,10 @@ class ImageBuilder:
     @contextlib.asynccontextmanager
     async def _filter(self) -> AsyncIterator[str | None]:
         """The filter of system calls for what runs in a build, as the engine takes one while a container is made."""
-        info = await self._api.request("GET", "/info", doing="describe itself")
+        if self._info is None:
+            self._info = await self._api.request("GET", "/info", doing="describe itself") or {}
         async with anyio.TemporaryDirectory(prefix="crab-filter-") as folder:
-            found = await anyio.to_thread.run_sync(filters, self.engine, info or {}, Path(folder))
+            found = await anyio.to_thread.run_sync(filters, self.engine, self._info, Path(folder))
             yield found.get("standard")
 
     async def _run(self, container: str, limits: BuildLimits, progress: Progress) -> None:
