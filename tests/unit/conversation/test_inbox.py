@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def test_whatever_ids_and_names_are_given_nothing_is_made_outside(tmp_path: Path
     spool.mkdir(exist_ok=True)
     path = spool / "file"
     path.write_bytes(b"x")
+    # The same id may be given twice, with names that end otherwise: its folder would be the first one's.
+    shutil.rmtree(tmp_path / "inbox", ignore_errors=True)
     (attachment,) = Inbox(tmp_path / "inbox").stage(key, [InFile(name=name, path=path, bytes=1)], unanswered=())
     assert {each.name for each in tmp_path.iterdir()} == {"inbox", "spool"}
     made = tmp_path / attachment["localPath"]
