@@ -35,7 +35,7 @@ class Shown:
     key: str
     content: dict[str, Any]
     at_s: float
-    """By the clock of the day."""
+    """When the host said it, by the clock of the day, which may be set before people see it."""
     target: str | None
     whole_files: bool
 
@@ -56,7 +56,7 @@ class Platform:
         """How often a call goes wrong."""
         self.down = False
 
-    def show(self, delivery: Delivery) -> str:
+    def show(self, delivery: Delivery, at_s: float) -> str:
         if self.has_keys and (known := self._by_key.get(delivery.key)) is not None:
             return known.id
         made = Shown(
@@ -64,7 +64,7 @@ class Platform:
             chat=_chat(delivery.address),
             key=delivery.key,
             content=delivery.content,
-            at_s=self.world.clocks.time(),
+            at_s=at_s,
             target=delivery.target,
             whole_files=all(
                 each.path.stat().st_size == each.bytes
@@ -95,7 +95,7 @@ class PlatformChannel:
     async def deliver(self, delivery: Delivery) -> str | None:
         platform, world, dice = self._platform, self._world, self._world.dice
         stop_if_dead()
-        platform.calls += 1
+        platform.calls, at_s = platform.calls + 1, world.clocks.time()
         world.note("delivers", self.type, delivery.key)
         world.step("channel.called")
         await asyncio.sleep(dice.random() * 0.05)
@@ -103,14 +103,14 @@ class PlatformChannel:
         if platform.down:
             raise ChannelError("the platform is away", transient=True, retry_after_s=dice.choice([None, 0.5, 20.0]))
         if dice.random() < platform.ill:
-            return await self._go_wrong(delivery, dice.randrange(8))
-        found = platform.show(delivery)
+            return await self._go_wrong(delivery, at_s, dice.randrange(8))
+        found = platform.show(delivery, at_s)
         world.step("channel.shown")
         await asyncio.sleep(dice.random() * 0.05)
         stop_if_dead()
         return found
 
-    async def _go_wrong(self, delivery: Delivery, how: int) -> str | None:
+    async def _go_wrong(self, delivery: Delivery, at_s: float, how: int) -> str | None:
         platform = self._platform
         match how:
             case 0 | 1:
@@ -120,17 +120,17 @@ class PlatformChannel:
             case 3:
                 raise NobodyThereError("nobody is there")
             case 4:
-                platform.show(delivery)
+                platform.show(delivery, at_s)
                 raise RuntimeError("the connection broke after it was sent")
             case 5:
                 raise RuntimeError("the connection broke before it was sent")
             case 6:
-                platform.show(delivery)
+                platform.show(delivery, at_s)
                 await asyncio.sleep(3600)
             case _:
                 await asyncio.sleep(20)  # slow, and then it works
                 stop_if_dead()
-                return platform.show(delivery)
+                return platform.show(delivery, at_s)
         return None
 
     async def typing(self, address: Address) -> None:
