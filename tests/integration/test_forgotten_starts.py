@@ -1,29 +1,29 @@
-"""A real Podman whose service dies in the middle of a start, and forgets what it had started."""
+"""A real Docker and a real Podman whose service dies in the middle of a start, and forgets what it had started."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+import subprocess
+import tarfile
 from pathlib import Path
 
+import anyio
 import pytest
 
-from hermitcrab.containers.engines.docker import podman_engine
-from hermitcrab.containers.engines.podman_forgotten import forgotten
+from hermitcrab.containers.engines.docker import docker_engine, podman_engine
+from hermitcrab.containers.engines.docker_forgotten import forgotten
 from hermitcrab.errors import EngineError
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import InstallationId
-from hermitcrab.selftest.daemons import Service
+from hermitcrab.selftest.daemons import Service, docker_folders, dockerd
 from hermitcrab.testing.engine_harness import RUNS, EngineHarness
 from hermitcrab.testing.engines import available_engines
 
-PODMAN = available_engines()["podman"]
-pytestmark = [
-    pytest.mark.engine("podman"),
-    pytest.mark.skipif(not PODMAN.usable, reason=f"podman: {PODMAN.why_not}"),
-    pytest.mark.timeout(120),
-]
+AVAILABLE = available_engines()
+pytestmark = pytest.mark.timeout(120)
 
 RUNTIME = """\
 #!/bin/sh
@@ -35,23 +35,18 @@ exit $code
 """The real runtime, after which the service is killed that has asked for a container and not heard of it yet."""
 
 
-async def test_what_podman_forgot_of_a_start_goes_with_its_container(tmp_path: Path) -> None:
-    real = next(found for name in ("crun", "runc") if (found := shutil.which(name)))
-    token, pid, socket = tmp_path / "token", tmp_path / "pid", tmp_path / "podman.sock"
-    runtime = tmp_path / Path(real).name  # Podman goes by the name in what it tells a runtime.
-    runtime.write_text(RUNTIME.format(runtime=real, token=token, pid=pid))
-    runtime.chmod(0o755)
-    command = f'echo $$ >{pid}; exec podman --runtime {runtime} system service --time 0 "unix://{socket}"'
-    service = Service(["/bin/sh", "-c", command], socket=socket, log=tmp_path / "podman.log")
-    harness = EngineHarness(
-        podman_engine,
-        tmp_path,
-        image=PODMAN.image,
-        socket=str(socket),
-        installation=InstallationId(f"f{os.urandom(4).hex()}"),
-    )
+def runtime(folder: Path, *names: str, pid: Path) -> Path:
+    real = next(found for name in names if (found := shutil.which(name)))
+    place = folder / Path(real).name  # Podman goes by the name in what it tells a runtime.
+    place.write_text(RUNTIME.format(runtime=real, token=folder / "token", pid=pid))
+    place.chmod(0o755)
+    return place
+
+
+async def start_that_is_forgotten(harness: EngineHarness, service: Service) -> None:
+    """And the container's removal after it, which leaves nothing."""
+    token = harness.folder / "token"
     try:
-        await service.start()
         spec = harness.spec(RUNS)
         await harness.engine.create(spec)
         token.touch()
@@ -66,4 +61,53 @@ async def test_what_podman_forgot_of_a_start_goes_with_its_container(tmp_path: P
         assert list(forgotten(view.id)) == []
     finally:
         await harness.aclose()
+
+
+@pytest.mark.engine("podman")
+@pytest.mark.skipif(not AVAILABLE["podman"].usable, reason=f"podman: {AVAILABLE['podman'].why_not}")
+async def test_what_podman_forgot_of_a_start_goes_with_its_container(tmp_path: Path) -> None:
+    pid, socket = tmp_path / "pid", tmp_path / "podman.sock"
+    made = runtime(tmp_path, "crun", "runc", pid=pid)
+    command = f'echo $$ >{pid}; exec podman --runtime {made} system service --time 0 "unix://{socket}"'
+    service = Service(["/bin/sh", "-c", command], socket=socket, log=tmp_path / "podman.log")
+    try:
+        await service.start()
+        installation = InstallationId(f"f{os.urandom(4).hex()}")
+        image = AVAILABLE["podman"].image
+        harness = EngineHarness(podman_engine, tmp_path, image=image, socket=str(socket), installation=installation)
+        await start_that_is_forgotten(harness, service)
+    finally:
         await service.end(signal.SIGTERM)
+
+
+@pytest.mark.engine("docker")
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("dockerd") is None, reason="needs root and dockerd")
+async def test_what_docker_forgot_of_a_start_goes_with_its_container(tmp_path: Path) -> None:
+    with docker_folders(tmp_path):
+        run = Path("/run") / tmp_path.name
+        made = runtime(tmp_path, "runc", pid=run / "pid")
+        service = dockerd(tmp_path, f"--add-runtime=dying={made}", "--default-runtime=dying")
+        try:
+            await service.start()
+            command = ["docker", "--host", f"unix://{service.socket}", "import", "-", "tiny:latest"]
+            await anyio.run_process(command, input=tiny_root())
+            harness = EngineHarness(
+                docker_engine,
+                tmp_path,
+                image="tiny:latest",
+                socket=str(service.socket),
+                installation=InstallationId(f"f{os.urandom(4).hex()}"),
+            )
+            await start_that_is_forgotten(harness, service)
+        finally:
+            await service.end(signal.SIGTERM)
+
+
+def tiny_root() -> bytes:
+    """A root file system with a shell in it, as a tar."""
+    made = io.BytesIO()
+    told = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
+    with tarfile.open(fileobj=made, mode="w", dereference=True) as tar:
+        for path in ("/bin/sh", *(word for word in told.split() if word.startswith("/"))):
+            tar.add(path, path.lstrip("/"))
+    return made.getvalue()

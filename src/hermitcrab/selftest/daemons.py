@@ -6,6 +6,7 @@ storage of its own: as root, one is started beside the machine's, and the image 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from typing import Protocol
 import anyio
 from anyio import to_thread
 
+from hermitcrab.containers.engines import bubblewrap_processes as process
+from hermitcrab.containers.engines.bubblewrap_processes import Process
 from hermitcrab.containers.engines.docker_api import find_socket
 from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.errors import EngineError, Failure
@@ -128,7 +131,7 @@ async def _running(service: Service) -> AsyncIterator[Service]:
             await service.end(signal.SIGTERM)
 
 
-def dockerd(folder: Path) -> Service:
+def dockerd(folder: Path, *options: str) -> Service:
     """A Docker that keeps everything in that folder, but what must have a short path: that is in `_run_folder`."""
     run = _run_folder(folder)
     command = ["dockerd", f"--host=unix://{run / 'docker.sock'}", f"--pidfile={run / 'pid'}"]
@@ -137,7 +140,7 @@ def dockerd(folder: Path) -> Service:
     command += [f"--containerd-namespace={folder.name}", f"--containerd-plugins-namespace={folder.name}-plugins"]
     # Containers have no network here, and a test must not change the machine's.
     command += ["--bridge=none", "--iptables=false", "--ip6tables=false"]
-    return Service(command, socket=run / "docker.sock", log=folder / "docker.log")
+    return Service([*command, *options], socket=run / "docker.sock", log=folder / "docker.log")
 
 
 def _run_folder(folder: Path) -> Path:
@@ -153,6 +156,7 @@ def docker_folders(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        process.end_all(lambda: _shims(folder.name), ENDS_WITHIN_S)
         _unmount_below(folder / "docker")
         _unmount_below(run)
         shutil.rmtree(run)
@@ -176,6 +180,16 @@ async def _copy_image(image: str, *, source: str, target: Path) -> None:
             f"The image {image} cannot be copied into a Docker for the test: {why[-300:]}",
             hint="crab image build --engine docker makes the agent image.",
         )
+
+
+def _shims(namespace: str) -> Iterator[Process]:
+    """What a containerd that was killed has left of its containers."""
+    for pid in process.pids():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+            shim = process.identify(pid)
+            if shim is not None and namespace in words and Path(words[0]).name.startswith("containerd-shim"):
+                yield shim
 
 
 def _unmount_below(place: Path) -> None:

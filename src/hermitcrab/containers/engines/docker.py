@@ -23,8 +23,8 @@ from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.engines.docker_api import ApiError, EngineApi, EngineName
 from hermitcrab.containers.engines.docker_events import EventFeed
 from hermitcrab.containers.engines.docker_filters import filters
+from hermitcrab.containers.engines.docker_forgotten import end_forgotten
 from hermitcrab.containers.engines.docker_preflight import preflight
-from hermitcrab.containers.engines.podman_forgotten import end_forgotten
 from hermitcrab.errors import EngineError, Failure, sole
 from hermitcrab.logic import docker_answers, docker_body
 from hermitcrab.logic.hardening import GVISOR
@@ -157,7 +157,7 @@ class DockerEngine:
             return
         if found.status in {ContainerStatus.RUNNING, ContainerStatus.FROZEN}:
             await self.stop(name, grace_s=0)  # Podman would first give it the whole grace
-        elif found.status is ContainerStatus.CREATED and self._engine == "podman":
+        elif found.status is ContainerStatus.CREATED:
             await anyio.to_thread.run_sync(end_forgotten, found.id)
         with anyio.move_on_after(KILL_DEADLINE_S):
             while (left := await self._find(name)) is not None and left.id == found.id:
