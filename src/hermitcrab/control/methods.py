@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 
-import anyio
 from anyio import to_thread
 
 from hermitcrab import __version__
@@ -115,7 +115,7 @@ class HostMethods:
             "pid": os.getpid(),
             "home": str(host.home.path),
             "installation": host.installation,
-            "tasks": len(anyio.get_running_tasks()),
+            "tasks": len(asyncio.all_tasks()),
             "uptime_s": round(time.monotonic() - self._began, 1),
             "engine": await self._engine(),
             "provider": host.settings.agents.provider,
@@ -124,7 +124,8 @@ class HostMethods:
             "admission": asdict(host.runner.admission()),
             "breakers": [asdict(each) for each in host.runner.breakers()],
             "phases": dict(sorted(Counter(view.phase for view in views).items())),
-            "containers": [asdict(view) for view in views],
+            # Not `asdict`, which takes every value apart: there may be hundreds of them.
+            "containers": [{name: getattr(view, name) for name in SessionView.__slots__} for view in views],
         }
 
     async def doctor(self, params: Params, _emit: Emit) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 SHAPES = r"""
       -----BEGIN[ A-Z0-9]*PRIVATE\ KEY-----.*?(?:-----END[ A-Z0-9]*PRIVATE\ KEY-----|\Z)
@@ -41,6 +42,11 @@ _PLACEHOLDER = re.compile(
 def credential_in(text: str) -> bool:
     """Whether something in `text` looks like a credential and not like a placeholder for one."""
     return any(_PLACEHOLDER.search(found[0]) is None for found in _CREDENTIAL.finditer(text))
+
+
+def may_hold_credential(texts: Iterable[str]) -> bool:
+    """Whether `credential_in` can say so of any of them: one look at all, where there are many and seldom one."""
+    return _CREDENTIAL.search("\n".join(texts)) is not None
 
 
 def without_credentials(text: str) -> str:

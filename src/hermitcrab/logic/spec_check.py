@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from hermitcrab.errors import EngineError, Failure
-from hermitcrab.logic.credentials import credential_in
+from hermitcrab.logic.credentials import credential_in, may_hold_credential
 from hermitcrab.logic.mounts import EXTRA, name_problem
 from hermitcrab.model.container import ContainerSpec, Mount, MountClass
 
@@ -172,6 +172,8 @@ def _hidden(spec: ContainerSpec) -> Iterator[tuple[str, str]]:
 
 
 def _credentials(spec: ContainerSpec) -> Iterator[str]:
+    if not may_hold_credential((*spec.env.values(), *spec.argv, *spec.labels.values())):
+        return
     yield from (f"the environment variable {name}" for name, value in spec.env.items() if credential_in(value))
     yield from (f"argument {number}" for number, word in enumerate(spec.argv) if credential_in(word))
     yield from (f"the label {name}" for name, value in spec.labels.items() if credential_in(value))

@@ -147,8 +147,9 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
                     (migration.version, migration.name, migration.checksum),
                 )
             connection.execute(f"PRAGMA user_version = {len(migrations):d}")
-        # From the log into the file, so that `seems_current` finds it there however this host ends.
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        # From the log into the file, so that `seems_current` finds it there however this host ends, and nothing is left
+        # in the log for whoever looks at a file in which nothing was written since.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return version
 
 

@@ -24,9 +24,13 @@ def test_garbage_is_collected_again_after_an_import_that_failed() -> None:
             assert not gc.isenabled()
             raise ImportError
 
-    with pytest.raises(ImportError):
-        fail()
-    assert gc.isenabled()
+    try:
+        with pytest.raises(ImportError):
+            fail()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_structlog_is_imported_without_rich_which_others_may_import_later() -> None:

@@ -167,12 +167,12 @@ class MaterialsDesk:
         app, python = self._installation(host_interpreter=host_interpreter)
         if not host_interpreter:
             # An image knows nothing of our user; bubblewrap's own /etc is made with it.
-            app["/etc/passwd"] = str(generated / "passwd")
-        app[SKILLS] = str(generated / _SKILLS_FOLDER)
+            app["/etc/passwd"] = f"{generated}/passwd"
+        app[SKILLS] = f"{generated}/{_SKILLS_FOLDER}"
         if packages is not None:
             app[PACKAGES] = str(packages.resolve())
         global_memory = self._home.groups / "global"
-        empty, nothing = str(generated / _EMPTY_FOLDER), str(generated / _EMPTY_FILE)
+        empty, nothing = f"{generated}/{_EMPTY_FOLDER}", f"{generated}/{_EMPTY_FILE}"
         return Materials(
             work=str(folders.work),
             inbox=str(folders.inbox),
@@ -180,16 +180,16 @@ class MaterialsDesk:
             state=str(folders.state),
             group_folder=str(self._home.groups / group.folder),
             generated={
-                **{name: str(generated / name) for name in _GROUP_FILES},
-                **{name: str(generated / name) for name in _GROUP_FOLDERS},
+                **{name: f"{generated}/{name}" for name in _GROUP_FILES},
+                **{name: f"{generated}/{name}" for name in _GROUP_FOLDERS},
             },
             app=app,
             work_overlays={**dict.fromkeys(_WORK_FILES, nothing), **dict.fromkeys(_WORK_FOLDERS, empty)},
             state_overlays={
                 **dict.fromkeys(_STATE_FILES, nothing),
                 **dict.fromkeys(_STATE_FOLDERS, empty),
-                "settings.json": str(generated / instructions.SETTINGS_FILE),
-                "skills": str(generated / _SKILLS_FOLDER),
+                "settings.json": f"{generated}/{instructions.SETTINGS_FILE}",
+                "skills": f"{generated}/{_SKILLS_FOLDER}",
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,
             extra_points=str(folders.extra_points(generation)),
