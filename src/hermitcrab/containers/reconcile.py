@@ -66,7 +66,7 @@ class Reconciler:
     ) -> None:
         """`deliver`: told of each session with messages that were not delivered yet."""
         self._runner, self._engine, self._store, self._mailboxes = runner, engine, store, mailboxes
-        self._deliver = deliver
+        self._left, self._deliver = runner.inheritance, deliver
         self._seen = False
         """The engine has answered this host."""
 
@@ -115,16 +115,16 @@ class Reconciler:
             log.warning("reconcile.engine-unknown", text=error.message, hint=error.hint)
             result.engine_unknown = True
             if not self._seen:
-                self._runner.engine_not_seen(error.message)
+                self._left.engine_not_seen(error.message)
             return
-        await isolated(self._runner.expect, found)
+        await isolated(self._left.expect, found)
         limiter = anyio.Semaphore(AT_ONCE)
-        missing = self._runner.live()
+        missing = self._left.live()
 
         async def meet(view: ContainerView) -> None:
             async with limiter:
                 result.unmet.add(view.session)
-                match await self._runner.meet(view):
+                match await self._left.meet(view):
                     case "adopted":
                         result.adopted += 1
                     case "removed":
@@ -136,7 +136,7 @@ class Reconciler:
         async def look_again(session: Session) -> None:
             async with limiter:
                 before = self._runner.generation_of(session.id)
-                await self._runner.look_again(session.id)
+                await self._left.look_again(session.id)
                 result.repaired += before is not None and self._runner.generation_of(session.id) != before
 
         async with anyio.create_task_group() as tasks:
@@ -147,14 +147,14 @@ class Reconciler:
                 tasks.start_soon(isolated, look_again, session)
         if not self._seen:
             self._seen = True
-            self._runner.engine_seen()
+            self._left.engine_seen()
 
     async def _overlooked(self) -> list[Session]:
         """Where an earlier look found nothing out."""
-        wanted = self._runner.overlooked()
+        wanted = self._left.overlooked()
         found = [each for each in await self._store.read(sessions.unsettled) if each.id in wanted] if wanted else []
         for gone in {*wanted} - {each.id for each in found}:
-            self._runner.looked_at(gone)
+            self._left.looked_at(gone)
         return found
 
     async def _look_at_sessions(self, result: Reconciled, found: Iterable[Session]) -> None:
@@ -163,11 +163,11 @@ class Reconciler:
 
         async def look(session: Session) -> None:
             async with limiter:
-                self._runner.overlook(session.id)
+                self._left.overlook(session.id)
                 try:
                     await self._look_at(session, result)
                 except (StoreDamagedError, StoreTooNewError):
-                    self._runner.looked_at(session.id)  # There is no more to be seen until somebody has mended it.
+                    self._left.looked_at(session.id)  # There is no more to be seen until somebody has mended it.
                     raise
 
         async with anyio.create_task_group() as tasks:
@@ -178,18 +178,18 @@ class Reconciler:
         is_unknown = result.engine_unknown or session.id in result.unmet
         may_look = not is_unknown or self._runner.generation_of(session.id) is not None
         if may_look:
-            last, freed = self._runner.last_ended(session), []
+            last, freed = self._left.last_ended(session), []
             if not self._runner.attends(session.id):
                 # No container of any older generation is left: what it had claimed is free again.
                 older = Generation(last + 1)
                 freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
-            await self._runner.certify_missing(session, last, rows_returned=len(freed))
+            await self._left.certify_missing(session, last, rows_returned=len(freed))
         counts = await self._mailboxes.look(session, Mailbox.counts)
         if counts.undelivered:
             result.delivering += 1
             self._deliver(session)
         if may_look:
-            self._runner.looked_at(session.id)
+            self._left.looked_at(session.id)
         if counts.pending_triggers and not self._runner.attends(session.id) and not is_unknown:
             result.woken += 1
             self._runner.request(session)

@@ -5,7 +5,8 @@ The engine is the truth about what runs (law 1). Who does what in `lifecycle/`:
 
 - `waking.py` has a container when it is wanted, `starting.py` makes one start, `admission.py` says whose turn it is;
 - `stopping.py` ends containers and notices ends, `ending.py` draws up one end, `retrying.py` decides what follows it;
-- `adopting.py` decides about what an earlier host left, `following.py` hears the engine, `recovery.py` waits for it;
+- `adopting.py` decides about what an earlier host left (`inheritance.py`), `following.py` hears the engine,
+  `recovery.py` waits for it;
 - `watch.py` looks over all that runs.
 """
 
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -29,11 +30,12 @@ from hermitcrab.containers.lifecycle.admission import Admission, AdmissionView
 from hermitcrab.containers.lifecycle.admitting import Admittance
 from hermitcrab.containers.lifecycle.adopting import Adopter
 from hermitcrab.containers.lifecycle.background import Background
-from hermitcrab.containers.lifecycle.breakers import ENGINE, Breakers, BreakerView
+from hermitcrab.containers.lifecycle.breakers import Breakers, BreakerView
 from hermitcrab.containers.lifecycle.deadline import Deadline
 from hermitcrab.containers.lifecycle.ending import Ender
 from hermitcrab.containers.lifecycle.following import Follower
 from hermitcrab.containers.lifecycle.hearing import Hearing
+from hermitcrab.containers.lifecycle.inheritance import Inheritance
 from hermitcrab.containers.lifecycle.recovery import Recovery
 from hermitcrab.containers.lifecycle.restarting import Restart, Restarter
 from hermitcrab.containers.lifecycle.retrying import Retries
@@ -49,7 +51,6 @@ from hermitcrab.logic.ending import Ending
 from hermitcrab.logic.lifecycle import LIVE, Phase, Signal
 from hermitcrab.logic.spec import container_name
 from hermitcrab.mailbox.mailboxes import Mailboxes
-from hermitcrab.model.container import ContainerView
 from hermitcrab.model.ids import AgentGroupId, Generation, InstallationId, SessionId
 from hermitcrab.model.messages import InboundRow, OutboundRow
 from hermitcrab.model.sessions import Session
@@ -60,10 +61,6 @@ from hermitcrab.store.database import Store
 from hermitcrab_wire import frames
 
 log = structlog.get_logger(__name__)
-
-
-HELD_S = 60.0
-"""Longer than reconciling takes to ask again an engine that has not answered yet."""
 
 
 class ContainerRunner:
@@ -89,10 +86,8 @@ class ContainerRunner:
 
         `budget_mb`: memory that all containers together are counted for at most; None: no bound.
         """
-        self._clock = clock
-        self._home, self._settings, self._installation = home, settings, installation
-        self._mailboxes, self._engine, self._ender = mailboxes, engine, ender
-        self._workspaces = workspaces
+        self._home, self._settings, self._installation, self._clock = home, settings, installation, clock
+        self._mailboxes, self._engine, self._ender, self._workspaces = mailboxes, engine, ender, workspaces
         self._unrealized: tuple[str, ...] = ()
         self._background = background = Background()
         self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes, owes=ender.owes)
@@ -141,6 +136,10 @@ class ContainerRunner:
             stopper=stopper,
             hearing=hearing,
         )
+        self.inheritance = Inheritance(
+            slots=slots, adopter=self._adopter, stopper=stopper, ender=ender, breakers=self._breakers
+        )
+        """What an earlier host left."""
         self._recovery = Recovery(
             slots=slots,
             background=background,
@@ -153,7 +152,7 @@ class ContainerRunner:
             store=store,
             mailboxes=mailboxes,
             stopper=stopper,
-            request=self._request_as_a_person,
+            request=lambda session: background.spawn(self.wake, session),
             message_bytes_at_most=settings.limits.message_bytes,
         )
         self._follower = Follower(slots=slots, background=background, engine=engine, stopper=stopper)
@@ -262,21 +261,7 @@ class ContainerRunner:
         self, group_id: AgentGroupId, *, message: str | None = None, wake: bool = False
     ) -> list[Restart | HermitcrabError]:
         """The same for every session of a group that has a container, all at once; each by itself."""
-        self._restarter.check(message)
-        results: list[Restart | HermitcrabError] = []
-
-        async def restart(session: Session) -> None:
-            try:
-                results.append(await self.restart(session, message=message, wake=wake))
-            except HermitcrabError as error:
-                results.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            for slot in self._slots:
-                attended = slot.starting is not None or slot.life.phase in LIVE
-                if slot.group.id == group_id and attended:
-                    tasks.start_soon(restart, slot.session)
-        return results
+        return await self._restarter.restart_group(group_id, message=message, wake=wake)
 
     def reconsider(self, group_id: AgentGroupId) -> None:
         """The group's config is another: whoever was refused a container, or waits for the next try, tries now."""
@@ -365,51 +350,7 @@ class ContainerRunner:
         """Milliseconds of the session's last start, by stage."""
         return dict(self._waker.last_timings.get(session_id, {}))
 
-    # For reconciling.
-
-    def overlook(self, session_id: SessionId) -> None:
-        """What an earlier host left in it is to be looked at. Until `looked_at` it does not count as settled."""
-        self._slots.overlooked.add(session_id)
-
-    def looked_at(self, session_id: SessionId) -> None:
-        """All that an earlier host left in it was looked at, or there is nothing to be seen."""
-        self._slots.overlooked.discard(session_id)
-
-    def overlooked(self) -> list[SessionId]:
-        """Where nobody could look yet."""
-        return sorted(self._slots.overlooked)
-
-    async def expect(self, views: list[ContainerView]) -> None:
-        """Look up all at once what `meet` needs to decide about each of these."""
-        await self._adopter.expect(views)
-
-    async def meet(self, view: ContainerView) -> Literal["kept", "adopted", "removed"]:
-        """Decide about a container that the engine has: ours already, taken over from an earlier host, or left over."""
-        return await self._adopter.meet(view)
-
-    async def look_again(self, session_id: SessionId) -> None:
-        """The engine may know more of that container than was heard: ask it, and end again what would not end."""
-        slot = self._slots.get(session_id)
-        if slot is not None and slot.life.phase is Phase.UNKNOWN:
-            await self._adopter.find_again(slot)
-        elif slot is not None:
-            await self._stopper.look_again(slot)
-
-    async def certify_missing(self, session: Session, last: Generation, *, rows_returned: int) -> None:
-        """Certify the ends of generations up to `last`, where that was not done: nothing is left of them."""
-        await self._ender.certify_missing(session, last, rows_returned=rows_returned)
-
-    def engine_not_seen(self, text: str) -> None:
-        """What runs from an earlier host, nobody knows yet: nothing is started until `engine_seen` (law 1)."""
-        self._breakers.hold(ENGINE, HELD_S, text)
-
-    def engine_seen(self) -> None:
-        """Everything that an earlier host left has been met."""
-        self._breakers.worked([ENGINE])
-
-    def live(self) -> dict[str, Session]:
-        """Sessions by the name of the container that they should have."""
-        return self._slots.live()
+    # What waits in sessions.
 
     def receiving(self, session_id: SessionId) -> AbstractContextManager[bool]:
         """While a row is being committed: gives whether the session is attended. If not, mark it unsettled first."""
@@ -436,14 +377,6 @@ class ContainerRunner:
         """The generation that the session's live container has, or None without one."""
         return self._slots.generation_of(session_id)
 
-    def last_ended(self, session: Session) -> Generation:
-        """The newest generation that has no container any more, once every container of the engine's was met."""
-        slot = self._slots.get(session.id)
-        if slot is None:
-            return session.generation
-        begun = slot.life.phase not in {Phase.ABSENT, Phase.QUEUED, Phase.BACKOFF, Phase.QUARANTINED}
-        return Generation(slot.life.generation - 1) if begun else slot.life.generation
-
     # Joints between the parts.
 
     async def _wake(self, session: Session) -> WakeOutcome:
@@ -458,9 +391,6 @@ class ContainerRunner:
             return view
         text, place = why_queued(slot)
         return replace(view, text=text, place=place)
-
-    def _request_as_a_person(self, session: Session) -> None:
-        self._background.spawn(self.wake, session)
 
     def _begin_recovery(self) -> None:
         self._recovery.begin()

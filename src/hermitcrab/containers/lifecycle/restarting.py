@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import anyio
+
 from hermitcrab.containers.lifecycle.slots import Slots
 from hermitcrab.containers.lifecycle.stopping import Stopper
-from hermitcrab.errors import BadInputError
+from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.lifecycle import LIVE
 from hermitcrab.mailbox.mailboxes import Mailboxes
-from hermitcrab.model.ids import MessageId, new_id
+from hermitcrab.model.ids import AgentGroupId, MessageId, new_id
 from hermitcrab.model.messages import InboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import sessions
@@ -78,6 +80,26 @@ class Restarter:
             self._request(session)
         phase = slot.life.phase.value if slot is not None and slot.life.phase in LIVE else "absent"
         return Restart(session=session.id, had_container=had, phase=phase, starts=starts)
+
+    async def restart_group(
+        self, group_id: AgentGroupId, *, message: str | None, wake: bool
+    ) -> list[Restart | HermitcrabError]:
+        """Every session of the group that has a container, all at once; each by itself."""
+        self.check(message)
+        results: list[Restart | HermitcrabError] = []
+
+        async def restart(session: Session) -> None:
+            try:
+                results.append(await self.restart(session, message=message, wake=wake))
+            except HermitcrabError as error:
+                results.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for slot in self._slots:
+                attended = slot.starting is not None or slot.life.phase in LIVE
+                if slot.group.id == group_id and attended:
+                    tasks.start_soon(restart, slot.session)
+        return results
 
     async def _leave_word(self, session: Session, message: str) -> None:
         now = time.time()

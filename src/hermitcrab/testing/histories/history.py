@@ -124,7 +124,7 @@ async def _is_quiet(world: World) -> bool:
     attended = {(view.session_id, view.generation) for view in host.runner.views()}
     if any((each.spec.session, each.spec.generation) not in attended for each in world.machine.containers.values()):
         return False  # So is what a host could neither take over nor remove at its start.
-    if host.runner.overlooked():
+    if host.runner.inheritance.overlooked():
         return False  # And what it could not look at then.
     for session in await host.store.read(sessions.page):
         counts = await host.mailboxes.run(session, Mailbox.counts)
