@@ -37,7 +37,7 @@ WARM_FRAMES = 20_000
 ATTACKERS = 3
 """Processes at the same socket: while one thinks of frames, another one's are read."""
 
-MESSAGES_IN_A_ROW = 20
+MESSAGES_IN_A_ROW = 50
 """Then the attack begins or ends: whatever else the machine does meets the bystander in both."""
 
 PAUSE_S = 0.02
@@ -65,7 +65,7 @@ async def run(
                 row = min(messages, MESSAGES_IN_A_ROW)
                 before += await _round_trips(host, channel, address, f"before-{number}", row)
                 async with _attacked(host, session, LinkLimits(), seed + 2 + number, attackers=1):
-                    await count.until(count.frames + 1)
+                    await count.until(count.frames + int(LinkLimits().burst_frames))
                     during += await _round_trips(host, channel, address, f"during-{number}", row)
             async with _attacked(host, session, UNBOUND, seed):
                 await count.until(count.frames + min(WARM_FRAMES, frames))
