@@ -21,7 +21,6 @@ from anyio import to_thread
 from hermitcrab import app
 from hermitcrab.app import Host, open_host
 from hermitcrab.channels.base import Choice
-from hermitcrab.containers.engine import EngineOptions
 from hermitcrab.containers.link import server as link
 from hermitcrab.containers.materials import runner_source
 from hermitcrab.errors import HermitcrabError
@@ -31,6 +30,7 @@ from hermitcrab.model.container import ContainerSpec, ContainerStatus
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.testing import fake_engine, virtual_sockets
 from hermitcrab.testing.fake_engine import Behaviour, FakeContainer, FakeEngine, FakeMachine, FakeProcess
+from hermitcrab.testing.histories.engine import WorldEngine
 from hermitcrab.testing.histories.homes import Template
 from hermitcrab.testing.histories.life import CURRENT, Disk, Life, as_life, in_place, stop_if_dead, task_factory
 from hermitcrab.testing.histories.platform import Chat, Event, Platform, PlatformChannel, Shown
@@ -351,53 +351,6 @@ class World:
 
 def _no_check(_spec: ContainerSpec) -> None:
     """Every container of a history has the same few mounts and limits; other tests have them checked."""
-
-
-class WorldEngine(FakeEngine):
-    """The machine's engine as one life of a host knows it."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(
-            EngineOptions(installation=world.template.installation, folder=world.home.engine_folder("fake")),
-            machine=world.machine,
-            behaviour=world.behaviour,
-        )
-        self._world = world
-
-    def forget(self) -> None:
-        """The host that asked it is no more."""
-        if self._on_end in self.machine.listeners:
-            self.machine.listeners.remove(self._on_end)
-
-    async def _enter(self, method: str) -> None:
-        self._world.note("engine", method)
-        self._world.step(f"engine.{method}")
-        await super()._enter(method)
-        stop_if_dead()
-
-    async def create(self, spec: ContainerSpec) -> None:
-        await super().create(spec)
-        self._world.created(spec)
-
-    async def start(self, name: str) -> None:
-        await super().start(name)
-        self._world.started(self.machine.containers[name].spec)
-
-    async def remove(self, name: str) -> None:
-        found = self.machine.containers.get(name)
-        await super().remove(name)
-        if found is not None and found.process is not None:
-            self._world.removed.append(found.spec)
-
-    async def freeze(self, name: str) -> None:
-        await super().freeze(name)
-        if (runner := self._world.runner_of(self.machine.containers[name])) is not None:
-            runner.frozen()
-
-    async def thaw(self, name: str) -> None:
-        await super().thaw(name)
-        if (runner := self._world.runner_of(self.machine.containers[name])) is not None:
-            runner.thawed()
 
 
 class NoGateway:
