@@ -118,7 +118,7 @@ class Reconciler:
                 self._left.engine_not_seen(error.message)
             return
         await isolated(self._left.expect, found)
-        limiter = anyio.Semaphore(AT_ONCE)
+        limiter = anyio.Semaphore(AT_ONCE, fast_acquire=True)
         missing = self._left.live()
 
         async def meet(view: ContainerView) -> None:
@@ -159,7 +159,7 @@ class Reconciler:
 
     async def _look_at_sessions(self, result: Reconciled, found: Iterable[Session]) -> None:
         """What an earlier host left in them. What cannot be seen now, as on a full disk, a sweep comes back to."""
-        limiter = anyio.Semaphore(AT_ONCE)
+        limiter = anyio.Semaphore(AT_ONCE, fast_acquire=True)
 
         async def look(session: Session) -> None:
             async with limiter:

@@ -141,7 +141,7 @@ class Slot:
     """On the additional mounts that the config asks for."""
     refusal: EngineError | None = None
     """Why the container that said hello is not given anything."""
-    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
     exchange: Exchange | None = None
     resources: AsyncExitStack | None = None
     starting: anyio.Event | None = None

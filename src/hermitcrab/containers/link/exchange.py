@@ -165,7 +165,8 @@ class Exchange(Feed):
             for row in await self._mailboxes.run(self.session, lambda mailbox: mailbox.newest_said(REPORTED_AT_HELLO)):
                 self.report(row)
         self._outward.ready(hello)
-        await self.pump()
+        if flow.more_waits:
+            await self.pump()
         return None
 
     def _welcome(self, surroundings: Surroundings, state: dict[str, str]) -> frames.Welcome:

@@ -51,7 +51,7 @@ class Feed:
         self.generation = generation
         self._mailboxes = mailboxes
         self._flow = Flow()
-        self._pumping = anyio.Lock()
+        self._pumping = anyio.Lock(fast_acquire=True)
         self._on_wake_until = 0
         """Words for a fresh container up to this seq are for the one of this exchange."""
 
