@@ -196,6 +196,7 @@ class Plan:
 
     def _the_clock_is_set(self) -> None:
         clocks = self.world.clocks
+        self.world.latest_s()
         clocks.set_forward_s += self.dice.choice([-86400.0, -3600.0, -5.0, 5.0, 3600.0, 2 * 86400.0])
         self._furthest_s = max(self._furthest_s, clocks.set_forward_s)
 

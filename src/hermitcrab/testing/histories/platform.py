@@ -35,7 +35,7 @@ class Shown:
     key: str
     content: dict[str, Any]
     at_s: float
-    """When the host said it, by the clock of the day, which may be set before people see it."""
+    """When the host said it, by the latest that the clock of the day had shown until then."""
     target: str | None
     whole_files: bool
 
@@ -95,7 +95,7 @@ class PlatformChannel:
     async def deliver(self, delivery: Delivery) -> str | None:
         platform, world, dice = self._platform, self._world, self._world.dice
         stop_if_dead()
-        platform.calls, at_s = platform.calls + 1, world.clocks.time()
+        platform.calls, at_s = platform.calls + 1, world.latest_s()
         world.note("delivers", self.type, delivery.key)
         world.step("channel.called")
         await asyncio.sleep(dice.random() * 0.05)

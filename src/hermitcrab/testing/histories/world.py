@@ -51,6 +51,7 @@ class World:
         self.loop, self.seed, self.template = loop, seed, template
         self.dice = random.Random(seed)
         self.clocks = Clocks(loop)
+        self._latest_s = 0.0
         self.context = contextvars.copy_context()
         """In which nothing is the host's."""
         self.home, self.files = template.home, template.files
@@ -103,6 +104,11 @@ class World:
     def digest(self) -> str:
         """The same for the same history."""
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+    def latest_s(self) -> float:
+        """The latest time of the day that a clock has shown: what was due once is due, whatever it is set to."""
+        self._latest_s = max(self._latest_s, self.clocks.time())
+        return self._latest_s
 
     def went_wrong(self, text: str) -> None:
         self.note("WRONG", text)
