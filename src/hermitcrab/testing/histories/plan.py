@@ -15,7 +15,7 @@ from hermitcrab.model.container import ContainerStatus, EngineEvent
 if TYPE_CHECKING:
     from hermitcrab.testing.histories.world import World
 
-STEPS = (3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 10, 12, 26)
+STEPS = (2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 8, 10, 26)
 """How many things happen in a history, each of these as often. Short ones find what is wrong with the least work: what
 two faults do to each other shows in a few steps. Some are long, for what takes many."""
 
