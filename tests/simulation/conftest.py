@@ -8,19 +8,29 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from hermitcrab.testing.histories.history import template
+from hermitcrab.testing.histories.history import nothing_else, template
 from hermitcrab.testing.histories.homes import Template
 
 
 @pytest.fixture(scope="session")
 def begun() -> Iterator[Template]:
-    # Hosts say thousands of things that go wrong as they must; drawing their tracebacks would take most of the time.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    before = structlog.get_config()
-    structlog.configure(processors=[_drop])
     with template() as made:
         yield made
-    structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    # Hosts say thousands of things that go wrong as they must; drawing their tracebacks would take most of the time.
+    asyncio_log = logging.getLogger("asyncio")
+    level, before = asyncio_log.level, structlog.get_config()
+    asyncio_log.setLevel(logging.CRITICAL)
+    structlog.configure(processors=[_drop])
+    try:
+        with nothing_else():
+            yield
+    finally:
+        structlog.configure(**before)
+        asyncio_log.setLevel(level)
 
 
 def _drop(_logger: object, _name: str, _event: object) -> object:

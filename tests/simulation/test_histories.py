@@ -22,9 +22,9 @@ PARTS = 8
 _ONE = """
 import logging, sys, structlog
 logging.disable(logging.CRITICAL)
-from hermitcrab.testing.histories.history import live, template
+from hermitcrab.testing.histories.history import live, nothing_else, template
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-with template() as begun:
+with nothing_else(), template() as begun:
     print(*(live(int(seed), begun).digest for seed in sys.argv[1:]))
 """
 

@@ -49,15 +49,24 @@ def template() -> Iterator[Template]:
     with tempfile.TemporaryDirectory(prefix="crab-histories-", dir=MEMORY) as folder:
         made = Template(Path(folder))
         run(made.make)
-        gc.collect()
-        gc.freeze()  # What is there now stays, and need not be looked at again and again.
-        gc.disable()
-        try:
-            yield made
-        finally:
-            _clear_up()
-            gc.enable()
-            gc.unfreeze()
+        yield made
+
+
+@contextmanager
+def nothing_else() -> Iterator[None]:
+    """For a time in which histories are lived and nothing else: garbage is collected between them, and not by chance.
+
+    What hosts that were killed leave behind is cleared up at the end, so that Python warns nobody else of it.
+    """
+    gc.collect()
+    gc.freeze()  # What is there now stays, and need not be looked at again and again.
+    gc.disable()
+    try:
+        yield
+    finally:
+        _clear_up()
+        gc.enable()
+        gc.unfreeze()
 
 
 def live(seed: int, on: Template) -> Told:
