@@ -58,7 +58,9 @@ async def start_that_is_forgotten(harness: EngineHarness, service: Service) -> N
         assert view.status is ContainerStatus.CREATED
         assert len(list(forgotten(view.id))) >= 2
         await harness.engine.remove(spec.name)
-        assert list(forgotten(view.id)) == []
+        with anyio.fail_after(30):
+            while list(forgotten(view.id)):  # noqa: ASYNC110  # what the engine itself calls to clear up ends by itself
+                await anyio.sleep(0.05)
     finally:
         await harness.aclose()
 
