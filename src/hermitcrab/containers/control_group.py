@@ -26,6 +26,8 @@ _PERIOD_US = 100_000
 _SETTLE_S = 2.0
 """How long the kernel may take to freeze a group, or to let go of one whose last process has just ended."""
 _SETTLE_STEP_S = 0.005
+_ROUNDS = 3
+"""Attempts to freeze a group of version 1, where one may never end that the next does at once."""
 
 
 class CgroupFiles:
@@ -118,10 +120,13 @@ class GroupVersion1:
 
     def freeze(self) -> None:
         state = self.folders["freezer"] / "freezer.state"
-        self.files.write(state, "FROZEN")
-        if not _settled(lambda: self.files.read(state).strip() == "FROZEN"):
+        # Version 1 can come to no end with a process in the middle of a fork: let on for a moment, it gets through.
+        for _ in range(_ROUNDS):
+            self.files.write(state, "FROZEN")
+            if _settled(lambda: self.files.read(state).strip() == "FROZEN"):
+                return
             self.files.write(state, "THAWED")
-            raise _not_frozen()
+        raise _not_frozen()
 
     def thaw(self) -> None:
         if folder := self.folders.get("freezer"):

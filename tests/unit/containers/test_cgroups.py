@@ -290,6 +290,24 @@ def test_version_1_limits_freezes_and_counts_a_real_process(version_1: Cgroups) 
     assert group.remove()
 
 
+def test_version_1_lets_go_and_freezes_again_what_would_not_stand_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hermitcrab.containers.control_group._SETTLE_S", 0.0)
+    written: list[str] = []
+
+    class Stubborn(CgroupFiles):
+        def write(self, file: Path, text: str) -> None:
+            written.append(text)
+            frozen = "FREEZING" if text == "FROZEN" and written.count("FROZEN") == 1 else text
+            file.write_text(frozen)
+
+    group = GroupVersion1({"freezer": tmp_path}, Stubborn())
+    group.freeze()
+    assert group.frozen()
+    assert written == ["FROZEN", "THAWED", "FROZEN"]
+
+
 def test_version_1_kills_who_is_left_in_a_group_also_a_frozen_one(version_1: Cgroups) -> None:
     if version_1.unrealized:
         pytest.skip(str(version_1.unrealized))
