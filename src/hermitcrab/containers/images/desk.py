@@ -30,7 +30,7 @@ from hermitcrab.containers.engines.docker_probe import Probe
 from hermitcrab.containers.file_lock import locked, write_note
 from hermitcrab.containers.images.package_fetch import FetchLimits, ImageFacts, fetch
 from hermitcrab.containers.materials import runner_source
-from hermitcrab.containers.materials.packages import pin_of
+from hermitcrab.containers.materials.packages import pin_of, readable_for_all
 from hermitcrab.errors import BadInputError, EngineError
 from hermitcrab.logic.engine_images import check_image_name
 from hermitcrab.logic.image_packages import PackageList, parse_packages
@@ -193,7 +193,7 @@ class ImageDesk:
         try:
             await anyio.to_thread.run_sync(_lay_out, making, wheels, runner)
             await self._fetch(builder, recipe, making, progress)
-            await anyio.to_thread.run_sync(_readable_for_all, making)
+            await anyio.to_thread.run_sync(readable_for_all, making)
             return await builder.build(
                 recipe, context=making, owner=self.owner, name=name, limits=self.limits, progress=progress
             )
@@ -299,16 +299,6 @@ def _lay_out(making: Path, wheels: Path | None, runner: Path | None) -> None:
         (making / "pip").mkdir(exist_ok=True)
         with (making / "pip" / name).open("wb") as copy:
             shutil.copyfileobj(opened, copy)
-
-
-def _readable_for_all(folder: Path) -> None:
-    """The engine may map its root to somebody who has no rights here."""
-    for place, _, names in os.walk(folder):
-        Path(place).chmod(0o755)
-        for name in names:
-            path = Path(place, name)
-            if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def _remove(folder: Path) -> None:

@@ -98,7 +98,7 @@ async def ensure_provider_packages(
             await anyio.to_thread.run_sync(partial(shutil.rmtree, making, ignore_errors=True))
             try:
                 await _install(f"{name}=={version}", making, python=python, progress=progress)
-                await anyio.to_thread.run_sync(_readable_for_all, making)
+                await anyio.to_thread.run_sync(readable_for_all, making)
                 await anyio.Path(making).rename(folder)
             finally:
                 with anyio.CancelScope(shield=True):
@@ -123,8 +123,8 @@ async def _install(
     )
 
 
-def _readable_for_all(folder: Path) -> None:
-    """Containers run as another user; the host's umask must not keep them out."""
+def readable_for_all(folder: Path) -> None:
+    """Containers run as another user, and engines may map their root to one without rights here."""
     for place, _, files in os.walk(folder):
         Path(place).chmod(0o755)
         for each in files:
