@@ -28,7 +28,7 @@ async def list_messages(
         print_json(found)
         return
     print_table(
-        ("AT", "MESSAGE", "", "STATE", "ATTEMPTS", "WHERE", "TEXT", "WHY"),
+        ("AT", "MESSAGE", "WAY", "STATE", "ATTEMPTS", "WHERE", "TEXT", "WHY"),
         [
             (
                 each["at"],
@@ -105,10 +105,10 @@ async def doctor(*, json: Json = False, home: GivenHome) -> int:
         print_json(found)
     else:
         print_table(
-            ("", "MESSAGE", "STATE", "WAITED", "ATTEMPTS", "WHERE", "WHY", "NEXT", "AT"),
+            ("STUCK", "MESSAGE", "STATE", "WAITED", "ATTEMPTS", "WHERE", "WHY", "NEXT", "AT"),
             [
                 (
-                    "STUCK" if each["stuck"] else "",
+                    each["stuck"],
                     each["id"] or each["session"],
                     each["state"],
                     f"{each['waited_s']:.0f} s" if "waited_s" in each else None,

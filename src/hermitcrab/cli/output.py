@@ -27,6 +27,10 @@ Session = Annotated[str, Parameter(help="The session's id, or a group's name for
 
 Style = Literal["plain", "good", "bad", "warning", "quiet"]
 
+_NOTHING = "-"
+_GAP = 2
+"""Blanks between columns."""
+
 _STYLES: dict[Style, str] = {"plain": "", "good": "green", "bad": "bold red", "warning": "yellow", "quiet": "dim"}
 
 
@@ -49,20 +53,37 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table without frames; cells are shown on one line each, and never obeyed by the terminal."""
+    """A table without frames; cells are shown on one line each, and never obeyed by the terminal.
+
+    A terminal that is too narrow for a word of it, such as an id, gets each row as a block of lines instead.
+    """
+    from rich.cells import cell_len  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    shown = [[_cell(each) for each in row] for row in rows]
-    if not shown:
+    cells = [[_cell(each) for each in row] for row in rows]
+    if not cells:
         print(empty)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in shown:
+    columns_down = zip(columns, *cells, strict=True)
+    longest = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in columns_down]
+    if sum(longest) + _GAP * (len(columns) - 1) > console().width:
+        _print_blocks(columns, cells)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, width in zip(columns, longest, strict=True):
+        table.add_column(column, min_width=width)  # Otherwise rich cuts one word to have another column on fewer lines.
+    for row in cells:
         table.add_row(*(Text(each) for each in row))
     print_trimmed(table)
+
+
+def _print_blocks(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    """What a row has of each column, on lines of their own. No line is broken: what is copied is whole."""
+    for number, row in enumerate(cells):
+        if number:
+            print()
+        print_fields((name, cell) for name, cell in zip(columns, row, strict=True) if cell != _NOTHING)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -99,7 +120,7 @@ def print_trimmed(renderable: RenderableType) -> None:
 def _cell(value: object) -> str:
     match value:
         case None:
-            return "-"
+            return _NOTHING
         case bool():
             return "yes" if value else "no"
         case float():
@@ -107,6 +128,6 @@ def _cell(value: object) -> str:
         case str():
             return one_line(value)
         case list() | tuple():
-            return one_line(", ".join(str(each) for each in value)) or "-"
+            return ", ".join(one_line(str(each)) for each in value) or _NOTHING
         case _:
             return one_line(str(value))
