@@ -157,11 +157,13 @@ async def test_a_group_has_its_packages_from_its_next_container_on(
         group = intruder.group
         await configure(host, group, Packages(apt=("greeting",), pip=("crab-shell==1.0",)))
         assert await image_of(host, group) == found.image
+        assert "in no image yet" in str(await shortcoming(host, group))
         lines: list[str] = []
         built = await host.images.build(group, progress=lines.append)
         assert built.packages == {"apt": ["greeting"], "npm": [], "pip": ["crab-shell==1.0"]}
         assert "==> Installing Debian packages" in lines
         assert await image_of(host, group) == built.image
+        assert await shortcoming(host, group) is None
         assert not (await host.images.build(group, progress=lines.append)).fresh
         assert await intruder.ask(GREETS) == ["hello from a package\n", "a borrowed shell\n"]
 
@@ -175,7 +177,9 @@ async def test_a_group_has_its_packages_from_its_next_container_on(
         with pytest.raises(EngineError, match=r"absent-package[^$]*Group crab keeps the image that it has"):
             await host.images.build(group, progress=lines.append)
         assert await image_of(host, group) == built.image
-        assert "absent-package" in str(await host.images.last_failure(group))
+        short = str(await shortcoming(host, group))
+        assert "other packages" in short
+        assert "newest build failed: The image" in short
         assert len(list((home / "logs/images").glob("*.log"))) == 2
 
         # Nothing that a group needs is pruned; what no group needs any more is, and nothing else.
@@ -251,3 +255,8 @@ async def image_of(host: Host, group: AgentGroup) -> str | None:
     assert found is not None
     config = await host.store.read(lambda connection: container_configs.of(connection, group.id))
     return await host.images.image_for(found, config)
+
+
+async def shortcoming(host: Host, group: AgentGroup) -> str | None:
+    config = await host.store.read(lambda connection: container_configs.of(connection, group.id))
+    return await host.images.shortcoming(group, config)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from hermitcrab.channels.terminal.render import one_line
 from hermitcrab.cli.output import GivenHome, Json, print_fields, print_json, print_line, print_table
 from hermitcrab.control.client import ControlClient
 
@@ -25,6 +26,8 @@ async def explain(
         print_json(found)
         return
     _runs(found["runs"], found)
+    if found["not_installed"]:
+        print_line(f"{one_line(found['not_installed'])}: crab image build --group {found['group']}", "warning")
     _heading("FILES")
     print_table(
         ("CONTAINER", "MODE", "CLASS", "HOST", "WHY"),

@@ -33,6 +33,8 @@ async def show(group: str, /, *, json: Json = False, home: GivenHome) -> None:
     print_table(("KEY", "VALUE", "FROM"), _rows(found), empty="")
     for mount in found["refused_mounts"]:
         print_line(f"{one_line(mount['host'])} will not be mounted: {one_line(mount['reason'])}", "warning")
+    if found["not_installed"]:
+        print_line(f"{one_line(found['not_installed'])}: crab image build --group {group}", "warning")
 
 
 async def set_value(

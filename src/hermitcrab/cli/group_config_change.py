@@ -49,7 +49,13 @@ async def apply(client: ControlClient, group: str, proposal: Json, *, json: bool
     if json:
         print_json(answer["config"])
         return
+    if not proposal["differences"]:
+        print(f"Group {group} is like that already.")
+        return
     print(f"Changed group {group}. It takes effect when a container of it next starts.")
+    changed = {each["key"].partition(".")[0] for each in proposal["differences"]}
+    if changed & {"packages", "image"} and any(proposal["after"]["packages"].values()):
+        print(f"Its packages are in the containers once its image is made: crab image build --group {group}")
     if earlier := answer["earlier"]:
         print_line("These sessions are as they were before. End a container with: crab sessions stop SESSION")
         for each in earlier:
@@ -58,7 +64,8 @@ async def apply(client: ControlClient, group: str, proposal: Json, *, json: bool
 
 def show(proposal: Json) -> None:
     for each in proposal["differences"]:
-        print_line(f"  {each['key']}: {_value(each['before'])} -> {_value(each['after'])}")
+        key = each["key"]
+        print_line(f"  {key}: {_value(key, each['before'])} -> {_value(key, each['after'])}")
     for text in proposal["widening"]:
         print_line(f"  ! {one_line(text)}", "warning")
     for mount in proposal["refused_mounts"]:
@@ -76,7 +83,7 @@ async def ask(question: str, *, usual: bool) -> bool:
     return {"": usual, "y": True, "yes": True}.get(answer.strip().lower(), False)
 
 
-def _value(value: object) -> str:
+def _value(key: str, value: object) -> str:
     if value is None:
-        return "(the installation's)"
+        return "(none)" if key.startswith("mcp_servers.") else "(the installation's)"
     return one_line(json.dumps(value, ensure_ascii=False))[:VALUE_CHARACTERS]

@@ -45,7 +45,10 @@ async def edit(group: str, /, *, yes: Yes = False, home: GivenHome) -> int:
             if is_agreed:
                 await apply(client, group, proposal, json=False, config=draft.document())
         except HermitcrabError as error:
-            error.hint = f"{error.hint} What you wrote is in {draft.path}".strip()
+            if draft.is_changed():
+                error.hint = f"{error.hint} What you wrote is in {draft.path}".strip()
+            else:
+                draft.discard()
             raise
     if is_agreed:
         draft.discard()
@@ -73,15 +76,15 @@ async def _edited(client: ControlClient, group: str, draft: _Draft) -> Json | No
 class _Draft:
     """The text while it is edited: a file for its owner alone, which is there until it was taken or changes nothing."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self._text = path, text
 
     @classmethod
     def of(cls, group: str, text: str) -> _Draft:
         descriptor, name = tempfile.mkstemp(prefix=f"crab-{group}-", suffix=".toml")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        return cls(Path(name))
+        return cls(Path(name), text)
 
     def document(self) -> Json:
         try:
@@ -101,6 +104,13 @@ class _Draft:
             ) from error
         if done.returncode != 0:
             raise BadInputError(f"The editor {command!r} ended with {done.returncode}; nothing was changed.")
+
+    def is_changed(self) -> bool:
+        """Whether anything was written that would be missed."""
+        try:
+            return self.path.read_bytes() != self._text.encode()
+        except OSError:
+            return False  # The editor took the file away: nothing is there to be kept.
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)

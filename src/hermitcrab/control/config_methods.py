@@ -82,6 +82,7 @@ class ConfigMethods:
         return {
             "config": whole_document(config),
             "refused_mounts": await self._refused_mounts(group, config),
+            "not_installed": await self._host.images.shortcoming(group, config),
             "installation": {
                 "provider": settings.agents.provider,
                 "model": settings.agents.model,

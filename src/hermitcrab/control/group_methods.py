@@ -14,6 +14,7 @@ from hermitcrab.control.protocol import Json, Params
 from hermitcrab.control.server import Emit
 from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.groups.creation import create_group
+from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import AgentGroup, Destination, Wiring
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import agent_groups, container_configs, destinations, messaging_groups, sessions, wirings
@@ -81,15 +82,16 @@ class GroupMethods:
         params.done()
         group = await group_named(self._host, folder)
 
-        def read(connection: Connection) -> tuple[list[Destination], list[Session]]:
+        def read(connection: Connection) -> tuple[list[Destination], list[Session], ContainerConfig]:
             return (
                 destinations.for_agent_group(connection, group.id),
                 sessions.page(connection, agent_group_id=group.id, limit=1),
+                container_configs.of(connection, group.id),
             )
 
-        granted, newest = await self._host.store.read(read)
+        granted, newest, config = await self._host.store.read(read)
         found = await self._host.explainer.explain(group, newest[0] if newest else None, granted)
-        return {"group": group.folder, **found}
+        return {"group": group.folder, "not_installed": await self._host.images.shortcoming(group, config), **found}
 
 
 def _groups(connection: Connection) -> list[tuple[AgentGroup, str | None]]:

@@ -113,10 +113,22 @@ class GroupImages:
             raise ConflictError("An image is being made now; try again when it is done")
         return await prune(self._home, sockets(self._settings.containers), await self._kept(), dry_run=dry_run)
 
-    async def last_failure(self, group: AgentGroup) -> str | None:
-        """Why the group's newest build failed; None when it did not."""
+    async def shortcoming(self, group: AgentGroup, config: ContainerConfig) -> str | None:
+        """What of the group's packages its next container has not, and why, in a sentence; None when it has them."""
+        if not config.packages:
+            return None
         made = await self._store.read(lambda connection: group_images.of(connection, group.id))
-        return None if made is None else made.failure
+        wanted = parse_packages(apt=config.packages.apt, npm=config.packages.npm, pip=config.packages.pip).texts
+        if made is None or made.image is None or made.engine != self._engine:
+            told = "The packages are in no image yet"
+        elif json.loads(made.packages) != wanted:
+            told = "The image was made with other packages than these"
+        else:
+            return None
+        if made is not None and made.failure:
+            first = made.failure.splitlines()[0].removesuffix(" Its log ends with:")
+            told += f", and the newest build failed: {first}"
+        return told
 
     async def _kept(self) -> set[str]:
         return await self._store.read(lambda connection: images_kept(connection, self._settings))

@@ -38,7 +38,7 @@ def differences(before: ContainerConfig, after: ContainerConfig) -> tuple[Differ
 def flat(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each key with its value: parts of limits, packages and servers by themselves, a list as a whole."""
     for key, value in document.items():
-        if key in {"limits", "packages"} or (key == "mcp_servers" and value):
+        if key in {"limits", "packages", "mcp_servers"}:
             yield from ((f"{key}.{inner}", each) for inner, each in value.items())
         else:
             yield key, value

@@ -25,6 +25,7 @@ def value_of_words(key: str, words: Sequence[str]) -> Any:
 
     Text is taken as it is, a list is written word by word or as JSON, and all else is JSON.
     """
+    _split(key)
     if not words:
         raise BadInputError(
             f"{key[:80]!r} needs a value", hint=f"crab groups config unset GROUP {key[:80]} removes it."

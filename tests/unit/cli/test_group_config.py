@@ -20,6 +20,7 @@ from hermitcrab.control.host import ControlledHost
 from hermitcrab.control.server import serving
 from hermitcrab.errors import BadInputError, ConfigError, ConflictError, NotAgreedError, NotFoundError
 from hermitcrab.groups.creation import create_group
+from hermitcrab.groups.images import GroupImages
 from hermitcrab.logic.container_config import KEYS
 from hermitcrab.model.container_config import ContainerConfig, McpServer
 from hermitcrab.model.groups import AgentGroup
@@ -53,10 +54,12 @@ async def on_stage(path: Path, capsys: pytest.CaptureFixture[str]) -> AsyncItera
     home.prepare()
     async with Store.open(home.database) as store:
         scene = Scene(home, store, await create_group(store, folder="main", name="Main"), capsys)
+        settings = Settings(agents=AgentSettings(model="sonnet"))
         host = SimpleNamespace(
             home=home,
             store=store,
-            settings=Settings(agents=AgentSettings(model="sonnet")),
+            settings=settings,
+            images=GroupImages(store, home, settings, engine="docker", default=None),
             runner=SimpleNamespace(views=lambda: scene.live, reconsider=scene.reconsidered.append),
         )
         config = ConfigMethods(cast("ControlledHost", host))
@@ -96,7 +99,6 @@ async def test_a_group_shows_what_it_decides_and_what_the_installation_does(
         (["assistant_name", "42"], "assistant_name", "42"),
         (["max_messages_per_prompt", "3"], "max_messages_per_prompt", 3),
         (["foreign_command", "bun", "run", "--yes", "--", "-v"], "foreign_command", ("bun", "run", "-v")),
-        (["skills", "all"], "skills", "all"),
         (["skills", "[]"], "skills", ()),
         (["hardening", "strict"], "hardening", "strict"),
     ],
@@ -110,6 +112,13 @@ async def test_values_are_meant_as_their_key_has_them(
         assert getattr(await scene.config(), key) == value
         await scene.crab("unset", "main", key, "--yes")
         assert await scene.config() == ContainerConfig()
+
+
+async def test_all_is_a_word_of_its_own_among_skills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        await scene.crab("set", "main", "skills", "[]")
+        await scene.crab("set", "main", "skills", "all")
+        assert (await scene.config()).skills == "all"
 
 
 async def test_parts_of_a_config_are_set_and_unset_by_dotted_keys(
@@ -149,7 +158,8 @@ async def test_a_whole_config_goes_out_and_in_again(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["set", "main", "modle", "x"], "modle"),
+        (["set", "main", "modle", "x"], "no key 'modle'"),
+        (["set", "main", "runner", "foreign"], "no key 'runner'"),
         (["set", "main", "model"], "needs a value"),
         (["set", "main", "model", "a", "b"], "takes one value"),
         (["set", "main", "limits.pids", "many"], "no JSON"),
@@ -174,6 +184,32 @@ async def test_what_cannot_be_used_changes_nothing(
             await scene.crab(*words)
         assert told in caught.value.message
         assert await scene.config() == before
+
+
+async def test_a_change_that_changes_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        scene.live = [SimpleNamespace(session_id="s-main", phase="ready")]
+        for words in (["set", "main", "skills", "all"], ["unset", "main", "model"]):
+            assert await scene.crab(*words) == "Group main is like that already.\n"
+
+
+async def test_a_server_that_is_added_or_removed_is_told_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        told = await scene.crab("set", "main", "mcp_servers.files", '{"command": "python3"}', "--yes")
+        assert [line.split(":")[0] for line in told.splitlines() if "->" in line] == ["  mcp_servers.files"]
+        assert "(none) -> {" in told
+        assert "-> (none)" in await scene.crab("unset", "main", "mcp_servers.files")
+
+
+async def test_packages_are_told_to_need_a_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        assert "crab image build --group main" in await scene.crab("set", "main", "packages.apt", "jq", "--yes")
+        assert "The packages are in no image yet: crab image build --group main" in await scene.crab("show", "main")
+        assert "image build" in await scene.crab("set", "main", "image", "other:1", "--yes"), "it is made from that one"
+        assert "image build" not in await scene.crab("unset", "main", "packages.apt")
+        assert "no image" not in await scene.crab("show", "main")
 
 
 WIDER = ["set", "main", "packages.apt", "ffmpeg"]

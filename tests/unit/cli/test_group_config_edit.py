@@ -75,7 +75,7 @@ async def test_an_editor_that_changes_nothing_changes_nothing(
         'path.write_text(text.replace("# pids =", "pids = 1 #"))',
         'path.write_text(text + "\\nmodle = 1")',
         'path.write_bytes(b"model = \\xff")',
-        "sys.exit(3)",
+        "path.write_text(text + '# a thought'); sys.exit(3)",
         'path.write_text("x = \'" + "y" * 300_000 + "\'")',
     ],
 )
@@ -136,6 +136,18 @@ async def test_somebody_elses_change_meanwhile_is_not_undone(
             await scene.crab("edit", "main")
         assert str(drafts(tmp_path)[0]) in caught.value.hint
         assert await scene.config() == ContainerConfig(model="opus")
+
+
+async def test_an_editor_that_fails_before_anything_is_written_leaves_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], editor: Editor
+) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        for program in ("sys.exit(3)", "path.unlink(); sys.exit(3)"):
+            editor(program)
+            with pytest.raises(BadInputError, match="ended with 3") as caught:
+                await scene.crab("edit", "main")
+            assert "What you wrote" not in caught.value.hint
+            assert drafts(tmp_path) == []
 
 
 async def test_an_editor_that_there_is_not_is_named(

@@ -21,6 +21,7 @@ from hermitcrab.errors import BadInputError, ConflictError, EngineError, Failure
 from hermitcrab.groups.creation import create_group
 from hermitcrab.groups.images import GroupBuilt, GroupImages
 from hermitcrab.logic.image_recipe import LABEL_KIND, LABEL_OWNER, LABEL_RECIPE
+from hermitcrab.model.container_config import ContainerConfig, Packages
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.load import load
@@ -218,9 +219,22 @@ async def test_a_failed_build_is_noted_and_the_image_stays(tmp_path: Path, capsy
         assert found is not None
         assert (found.image, found.engine) == (KEPT, "docker")
         assert "has no packages" in str(found.failure)
+        config = ContainerConfig(packages=Packages(apt=("jq",)))
+        short = await images.shortcoming(scene.group, config)
+        assert short is not None
+        assert "other packages" in short
+        assert "newest build failed" in short
+        assert "has no packages" in short
         await scene.store.write(
             lambda connection: group_images.built(
-                connection, scene.group.id, engine="docker", image=LOOSE, packages="{}"
+                connection,
+                scene.group.id,
+                engine="docker",
+                image=LOOSE,
+                packages='{"apt": ["jq"], "npm": [], "pip": []}',
             )
         )
-        assert await images.last_failure(scene.group) is None
+        assert await images.shortcoming(scene.group, config) is None
+        assert await images.shortcoming(scene.group, ContainerConfig()) is None
+        elsewhere = GroupImages(scene.store, scene.home, load(scene.home.path), engine="podman", default=None)
+        assert "in no image yet" in str(await elsewhere.shortcoming(scene.group, config))
