@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from hermitcrab.containers.lifecycle.slot import WakeOutcome
+from hermitcrab.conversation.notices import Notices
 from hermitcrab.errors import ConflictError, EngineError, Failure
 from hermitcrab.groups.surroundings import GroupSurveyor
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import MessagingGroup, Wiring
 from hermitcrab.model.ids import MessageId, MessagingGroupId, WiringId
 from hermitcrab.model.messages import InboundRow
+from hermitcrab.model.sessions import Session
 from hermitcrab.store import container_configs, messaging_groups, wirings
 from hermitcrab.testing.simulation import Simulation
 
@@ -126,6 +129,32 @@ def test_a_wake_that_fails_says_why_and_whether_it_is_tried_again(
         assert "scripted trouble" in outcome.text
         assert (outcome.retry_in_s is not None) == is_tried_again
         assert simulation.phase("chat") == ("backoff" if is_tried_again else "quarantined")
+
+    play(scenario)
+
+
+def test_an_attempt_whose_failure_takes_long_to_tell_is_followed_by_another_all_the_same(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Notices.trouble
+
+    async def slowly(self: Notices, session: Session, text: str) -> None:
+        await anyio.sleep(30)  # Longer than the wait for the attempt that follows.
+        await usual(self, session, text)
+
+    monkeypatch.setattr(Notices, "trouble", slowly)
+
+    async def scenario(simulation: Simulation) -> None:
+        failures = [EngineError(Failure.UNKNOWN, "scripted trouble") for _ in range(5)]
+        simulation.engine.faults.fail_next["create"] = failures
+        await simulation.say("chat")
+        await simulation.answered()
+        said = [delivery.content["text"] for _, delivery in simulation.channel.delivered.values()]
+        assert said == [
+            "Echo: chat-first",
+            "I could not start: scripted trouble. Your message is kept.",
+            "Echo: m-1",
+        ]
 
     play(scenario)
 
