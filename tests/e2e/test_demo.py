@@ -51,11 +51,28 @@ def test_every_line_of_the_evidence_holds(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+STAYS = """
+import sys
+import anyio
+from hermitcrab.cli import demo, main
+ask = demo._ask
+
+async def ask_and_stay(*arguments):
+    await ask(*arguments)
+    await anyio.sleep_forever()
+
+demo._ask = ask_and_stay
+sys.argv = ["crab", "demo"]
+main.main()
+"""
+"""A demo that goes no further than its first answer: however late a signal is, it finds it at work."""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_leaves_no_home_and_no_host(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with subprocess.Popen(
         # A shell that puts tests into the background has them, and what they start, ignore SIGINT.
-        ["env", "--default-signal=INT", *CRAB, "demo"],
+        ["env", "--default-signal=INT", sys.executable, "-c", STAYS],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
