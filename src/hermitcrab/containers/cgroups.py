@@ -121,7 +121,8 @@ class Cgroups:
         for part in ("", *leaf.relative_to(base).parts):
             folder /= part
             if not folder.exists():
-                self.files.make(folder)
+                with suppress(FileExistsError):  # Another host that opens just now has made it.
+                    self.files.make(folder)
             if enable:
                 offered = self.files.read(folder / "cgroup.controllers").split()
                 missing = [each for each in _V2_PROMISES if each in offered and each not in self._enabled(folder)]

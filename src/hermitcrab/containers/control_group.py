@@ -24,7 +24,9 @@ SUPERVISORS = 1
 
 _PERIOD_US = 100_000
 _SETTLE_S = 2.0
-"""How long the kernel may take to freeze a group, or to let go of one whose last process has just ended."""
+"""How long the kernel may take to freeze a group."""
+_LET_GO_S = 10.0
+"""How long it may take to let go of one whose last process was killed, which ends when it has its turn."""
 _SETTLE_STEP_S = 0.005
 _ROUNDS = 3
 """Attempts to freeze a group of version 1, where one may never end that the next does at once."""
@@ -123,7 +125,7 @@ class GroupVersion1:
         # Version 1 can come to no end with a process in the middle of a fork: let on for a moment, it gets through.
         for _ in range(_ROUNDS):
             self.files.write(state, "FROZEN")
-            if _settled(lambda: self.files.read(state).strip() == "FROZEN"):
+            if _settled(lambda: self.files.read(state).strip() == "FROZEN", _SETTLE_S):
                 return
             self.files.write(state, "THAWED")
         raise _not_frozen()
@@ -190,7 +192,7 @@ class GroupVersion2:
 
     def freeze(self) -> None:
         self.files.write(self.folder / "cgroup.freeze", "1")
-        if not _settled(lambda: _field(self.files, self.folder / "cgroup.events", "frozen") == 1):
+        if not _settled(lambda: _field(self.files, self.folder / "cgroup.events", "frozen") == 1, _SETTLE_S):
             self.files.write(self.folder / "cgroup.freeze", "0")
             raise _not_frozen()
 
@@ -245,7 +247,7 @@ def _remove(files: CgroupFiles, folder: Path) -> bool:
             return False
         return True
 
-    return _settled(gone)
+    return _settled(gone, _LET_GO_S)
 
 
 def _kill_all(files: CgroupFiles, folder: Path) -> None:
@@ -264,8 +266,8 @@ def _kill_all(files: CgroupFiles, folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _settled(done: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _SETTLE_S
+def _settled(done: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
     while not done():
         if time.monotonic() > deadline:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -42,8 +43,10 @@ def available_engines() -> dict[str, EngineAvailability]:
 @functools.cache
 def _bubblewrap() -> EngineAvailability:
     """By its own preflight, which ends with a trial of a real sandbox."""
+    # Of its own in each process: whoever leaves first tidies the installation's control groups away.
+    installation = InstallationId(f"trial-{secrets.token_hex(4)}")
     with tempfile.TemporaryDirectory(prefix="crab-trial-") as folder:
-        engine = BubblewrapEngine(EngineOptions(installation=InstallationId("trial"), folder=Path(folder) / "engine"))
+        engine = BubblewrapEngine(EngineOptions(installation=installation, folder=Path(folder) / "engine"))
 
         async def look() -> list[Finding]:
             try:

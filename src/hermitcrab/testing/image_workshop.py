@@ -19,6 +19,7 @@ from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import ImageSettings
+from hermitcrab.testing.engine_harness import Ends
 from hermitcrab.testing.foreign_images import remove_image
 
 
@@ -32,11 +33,13 @@ class Workshop:
 
     async def output(self, image: str, *argv: str) -> list[str]:
         """What a hardened container of the image writes."""
-        options = EngineOptions(installation=InstallationId("t"), folder=self.home.path, socket=self.socket)
+        # One that nobody else has: other tests' containers end at the same engine meanwhile.
+        installation = InstallationId(f"t{uuid.uuid4().hex[:8]}")
+        options = EngineOptions(installation=installation, folder=self.home.path, socket=self.socket)
         adapter = DockerEngine(self.builder.engine, options)
         spec = ContainerSpec(
             name=f"hermitcrab-image-test-{uuid.uuid4().hex[:8]}",
-            installation=InstallationId("t"),
+            installation=installation,
             session=SessionId("s"),
             generation=Generation(1),
             image=image,
@@ -47,11 +50,10 @@ class Workshop:
             gid=1000,
         )
         try:
-            async with adapter.events() as events:
-                assert (await anext(events)).kind == "resync"
+            async with Ends(adapter) as ends:
                 await adapter.create(spec)
                 await adapter.start(spec.name)
-                assert (await anext(events)).name == spec.name
+                await ends.of(spec.name)
             return await adapter.logs(spec.name, lines=200)
         finally:
             await adapter.remove(spec.name)

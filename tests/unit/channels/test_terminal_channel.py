@@ -26,8 +26,7 @@ def delivery(key: str = "out-1", text: str = "hello", address: Address = MAIN) -
 
 
 async def next_event(attachment: Attachment) -> Event:
-    with anyio.fail_after(5):
-        return await attachment.events.receive()
+    return await attachment.events.receive()
 
 
 async def test_without_anybody_there_a_delivery_is_to_be_tried_later() -> None:
@@ -90,11 +89,10 @@ async def test_a_client_that_leaves_fails_the_attempt_at_once() -> None:
         except ChannelError as error:
             failures.append(error)
 
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            with channel.attach("main") as client:
-                tasks.start_soon(deliver)
-                await next_event(client)
+    async with anyio.create_task_group() as tasks:
+        with channel.attach("main") as client:
+            tasks.start_soon(deliver)
+            await next_event(client)
     assert [each.transient for each in failures] == [True]
 
 

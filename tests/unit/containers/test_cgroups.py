@@ -101,6 +101,16 @@ def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
     assert version_2(tmp_path).version == 2
 
 
+def test_a_folder_that_another_host_makes_at_the_same_moment_is_used(tmp_path: Path) -> None:
+    class Slower(FakeV2):
+        def make(self, folder: Path) -> None:
+            super().make(folder)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+    cgroups = version_2(tmp_path, files=Slower())
+    assert (cgroups.version, cgroups.unrealized) == (2, {})
+
+
 def test_a_subtree_without_containers_is_tidied_away_and_made_again(tmp_path: Path) -> None:
     cgroups = version_2(tmp_path)
     cgroups.close()
@@ -200,7 +210,7 @@ def test_a_group_of_an_earlier_container_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_group_with_living_processes_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hermitcrab.containers.control_group._SETTLE_S", 0.0)
+    monkeypatch.setattr("hermitcrab.containers.control_group._LET_GO_S", 0.0)
     files = FakeV2()
     cgroups = version_2(tmp_path, files=files)
     group = made(cgroups)

@@ -372,8 +372,7 @@ async def test_logs_are_the_last_lines_and_then_what_is_added(tmp_path: Path) ->
         async with aclosing(scene.client.stream("logs", session=session.id, lines=1, follow=True)) as events:
             assert (await anext(events))["line"] == "three"
             scene.containers.written = ["one", "two", "three", "four", "five"]
-            with anyio.fail_after(10):
-                assert [(await anext(events))["line"] for _ in range(2)] == ["four", "five"]
+            assert [(await anext(events))["line"] for _ in range(2)] == ["four", "five"]
 
 
 async def test_a_message_is_on_disk_when_send_returns_and_once_however_often_it_is_sent(tmp_path: Path) -> None:
@@ -449,6 +448,5 @@ async def test_a_client_that_goes_is_not_at_the_terminal_any_more(tmp_path: Path
             await anext(events)
             assert scene.host.terminal.attached("main") == 1
         await scene.client.call("status")  # The cancellation was sent before this.
-        with anyio.fail_after(5):
-            while scene.host.terminal.attached("main"):
-                await anyio.lowlevel.checkpoint()
+        while scene.host.terminal.attached("main"):
+            await anyio.lowlevel.checkpoint()

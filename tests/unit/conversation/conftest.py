@@ -108,10 +108,12 @@ Found = TypeVar("Found")
 
 
 async def eventually(question: Callable[[], Awaitable[Found | None]]) -> Found:
-    """The first answer that is not empty: for what happens in a database and tells nobody here."""
-    with anyio.fail_after(20):
-        while not (found := await question()):  # noqa: ASYNC110
-            await anyio.sleep(0.002)
+    """The first answer that is not empty: for what happens in a database and tells nobody here.
+
+    The test's own timeout is the deadline.
+    """
+    while not (found := await question()):  # noqa: ASYNC110
+        await anyio.sleep(0.002)
     return found
 
 

@@ -160,7 +160,7 @@ class Sandboxes:
         """Start one that ends by itself, and return its exit code."""
         found = self.start(name)
         if found.processes is not None and found.processes.supervisor is not None:
-            process.wait(found.processes.supervisor, _END_S)
+            process.wait(found.processes.supervisor, process.SET_UP_S)
         self.end(found, signal.SIGKILL)
         return found.folder.status().exit_code
 

@@ -22,7 +22,7 @@ from hermitcrab_runner.shim.watch import Changed, Watch
 from hermitcrab_runner.turn import Tick
 from hermitcrab_wire import frames
 
-from .conftest import Foreign
+from .conftest import PATIENCE_S, Foreign
 
 DESTINATION = {"name": "home", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
 
@@ -78,7 +78,7 @@ class Driven:
 
     def until(self, condition: Callable[[], bool], *, passing: float = 0.0) -> None:
         """`passing`: seconds of its own clock, whenever nothing has happened for a moment."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, self.sent
             try:
@@ -151,7 +151,7 @@ def test_files_are_looked_at_where_the_kernel_gives_no_watch(foreign: Foreign, m
 
 
 def attack(root: Path, script: str) -> None:
-    connection = sqlite3.connect(root / "outbound.db", isolation_level=None)
+    connection = sqlite3.connect(root / "outbound.db", isolation_level=None, timeout=PATIENCE_S)
     connection.executescript(script)
     connection.close()
 
