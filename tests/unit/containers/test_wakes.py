@@ -172,3 +172,24 @@ def test_no_agent_group_is_gone_while_it_has_sessions(play: Play) -> None:
             )
 
     play(scenario)
+
+
+def test_a_retry_that_is_due_while_the_chat_is_still_told_of_the_failure_is_not_lost(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = Notices.trouble
+
+    async def tell_slowly(notices: Notices, session: Session, text: str) -> None:
+        await anyio.sleep(60)  # As with a disk that is busy.
+        await tell(notices, session, text)
+
+    monkeypatch.setattr(Notices, "trouble", tell_slowly)
+
+    async def scenario(simulation: Simulation) -> None:
+        trouble = [EngineError(Failure.UNKNOWN, "scripted trouble") for _ in range(3)]
+        simulation.engine.faults.fail_next["start"] = trouble
+        await simulation.say("chat")
+        await simulation.answered()
+        assert trouble == []
+
+    play(scenario)

@@ -66,7 +66,10 @@ class Retries:
 
     async def _retry_later(self, slot: Slot, number: int, delay_s: float) -> None:
         await anyio.sleep(delay_s)
-        if slot.retry != number or slot.starting is not None or self._slots.get(slot.session.id) is not slot:
+        while slot.retry == number and slot.starting is not None:
+            # The attempt that failed is not over: its chat is still told of it, say.
+            await slot.starting.wait()
+        if slot.retry != number or self._slots.get(slot.session.id) is not slot:
             return
         if slot.life.phase is Phase.BACKOFF:
             slot.take(Signal.RETRY_DUE)
