@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from hermitcrab.errors import BadInputError, HermitcrabError
 from hermitcrab.logic.file_names import shown_name
 from hermitcrab.model.messages import ChannelMessage, InFile
 from hermitcrab.settings.home import Home
+from hermitcrab.settings.sockets import bind_unix
 from hermitcrab.testing.scratch import add_chat, host_on, session_of
 from hermitcrab_wire.limits import MAX_FILE_BYTES
 
@@ -153,8 +153,7 @@ def test_a_path_to_send_that_an_agent_has_made_a_trap_is_refused(home: Home, tmp
     (agents / "folder").symlink_to(secrets)
     (agents / "loop").symlink_to(agents / "loop")
     os.mkfifo(agents / "pipe")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(agents / "socket"))
+    with bind_unix(agents, "socket", 0o600):
         with (agents / "huge").open("wb") as huge:
             huge.truncate(MAX_FILE_BYTES + 1)
         (agents / "honest.txt").write_text("words")

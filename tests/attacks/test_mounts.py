@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,14 @@ def renaming(place: Path, *others: Path) -> Iterator[None]:
     parked = place.with_name("parked")
 
     def move(one: Path, to: Path) -> None:
-        try:
-            one.rename(to)
-        except OSError:
-            to.rmdir()  # Podman makes a folder where it finds none.
-            one.rename(to)
+        while True:
+            try:
+                one.rename(to)
+            except OSError:
+                with suppress(OSError):
+                    to.rmdir()  # Podman makes a folder where it finds none.
+            else:
+                return
 
     def swap() -> None:
         while not stop.is_set():

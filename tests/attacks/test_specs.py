@@ -33,7 +33,9 @@ from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import AgentGroupId, InstallationId, SessionId
 from hermitcrab.model.messages import Address, ChannelMessage
 from hermitcrab.model.sessions import Session
+from hermitcrab.settings.home import Home
 from hermitcrab.store import messaging_groups
+from hermitcrab.store.database import Store
 from hermitcrab.testing.foreign_images import foreign_image
 from hermitcrab.testing.intruder import add_session, intrude, take_over
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
@@ -112,13 +114,13 @@ class TestNames:
     """Lines 1 and 2. Nothing is started for these: what is refused is refused before."""
 
     @pytest.mark.parametrize("name", HOSTILE_NAMES)
-    async def test_a_groups_name_that_could_mean_more_is_refused(
-        self, engine: str, options: dict[str, Any], tmp_path: Path, name: str
-    ) -> None:
-        async with host_on(tmp_path / "home", engine, **options) as (host, _):
+    async def test_a_groups_name_that_could_mean_more_is_refused(self, tmp_path: Path, name: str) -> None:
+        home = Home(tmp_path / "home")
+        home.prepare()
+        async with Store.open(home.database) as store:
             before = everything_in(tmp_path)
             with pytest.raises(BadInputError):
-                await create_group(host.store, folder=name)
+                await create_group(store, folder=name)
             assert everything_in(tmp_path) == before
 
     async def test_what_is_shown_of_a_group_is_text_and_nothing_else(
@@ -350,7 +352,9 @@ answer({
 async def test_a_hostile_image_decides_nothing(
     engine: str, options: dict[str, Any], tmp_path: Path, hostile_image: str
 ) -> None:
-    async with host_on(tmp_path / "home", engine, **{**options, "image": hostile_image}) as (host, channel):
+    # It ends by itself when it is told to, however late it has its turn.
+    patient = {"stop_grace_s": 60, "image": hostile_image}
+    async with host_on(tmp_path / "home", engine, **{**options, **patient}) as (host, channel):
         intruder = await intrude(host, "chat")
         found = await intruder.ask(LOOKS_AROUND)
         assert found == {
