@@ -13,12 +13,15 @@ from hermitcrab.containers.lifecycle.slot import WakeOutcome
 from hermitcrab.conversation.notices import Notices
 from hermitcrab.errors import ConflictError, EngineError, Failure
 from hermitcrab.groups.surroundings import GroupSurveyor
+from hermitcrab.logic.spec import container_name
+from hermitcrab.model.container import EngineEvent
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.model.groups import MessagingGroup, Wiring
 from hermitcrab.model.ids import MessageId, MessagingGroupId, WiringId
 from hermitcrab.model.messages import InboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import container_configs, messaging_groups, wirings
+from hermitcrab.testing.fake_engine import FakeEngine
 from hermitcrab.testing.simulation import Simulation
 
 Play = Callable[..., None]
@@ -191,5 +194,60 @@ def test_a_retry_that_is_due_while_the_chat_is_still_told_of_the_failure_is_not_
         await simulation.say("chat")
         await simulation.answered()
         assert trouble == []
+
+    play(scenario)
+
+
+def test_a_container_that_ends_before_its_start_is_answered_is_not_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = FakeEngine.start
+
+    async def slow_to_answer(engine: FakeEngine, name: str) -> None:
+        await start(engine, name)
+        engine.process(name).exit(3)
+        await anyio.sleep(5)
+
+    async def scenario(simulation: Simulation) -> None:
+        session = await simulation.session(simulation.chats["chat"][1])
+        began = anyio.current_time()
+        with monkeypatch.context() as patched:
+            patched.setattr(FakeEngine, "start", slow_to_answer)
+            outcome = await simulation.host.runner.wake(session)
+        assert "ended before its hello" in outcome.text
+        assert anyio.current_time() - began < 10  # in virtual time, and a hello has longer
+
+    play(scenario)
+
+
+def test_a_slow_answer_about_an_earlier_container_ends_no_later_start(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        session_id = simulation.chats["chat"][1]
+        inspect, asked, go_on = FakeEngine.inspect, anyio.Event(), anyio.Event()
+
+        async def slow(engine: FakeEngine, name: str) -> object:
+            if not asked.is_set():
+                asked.set()
+                await go_on.wait()
+            return await inspect(engine, name)
+
+        simulation.script.says_hello = False
+        name = container_name(simulation.host.installation, session_id)
+        await simulation.say("chat")
+        await simulation.until_phase("chat", "starting")
+        with monkeypatch.context() as patched:
+            patched.setattr(FakeEngine, "inspect", slow)
+            simulation.engine.tell(EngineEvent(kind="ended", name=name))
+            await asked.wait()
+            await simulation.until_phase("chat", "backoff")
+            await simulation.until_phase("chat", "starting")
+            go_on.set()
+            simulation.script.says_hello = True
+            simulation.runners.wake_up()
+            await simulation.answered()
+        certificates = await simulation.host.runner.certificates(await simulation.session(session_id))
+        assert [each["generation"] for each in certificates if each["cause"] == "start-failed"] == [2]
 
     play(scenario)

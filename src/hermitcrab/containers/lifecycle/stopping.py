@@ -106,10 +106,12 @@ class Stopper:
         """Ask the engine whether that generation has ended, and if so, draw up its end. Idempotent. Never raises."""
         ending = None
         try:
-            if slot.life.phase is Phase.STARTING and slot.starting is not None:
-                # The start has the lock and waits for a hello; it draws up the end itself.
+            if slot.life.phase in {Phase.CREATED, Phase.STARTING} and slot.starting is not None:
+                # The start has the lock and waits, for the engine or a hello; it draws up the end itself. By the time
+                # that the engine has answered, another start may have begun, whose container this is not.
+                ended = slot.ended
                 if _has_ended(await self._inspect(slot), slot, generation):
-                    slot.ended.set()
+                    ended.set()
                 return
             ending = await self._check_ended(slot, generation)
         except (HermitcrabError, OSError) as error:
