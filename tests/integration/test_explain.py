@@ -10,6 +10,7 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.errors import EngineError, Failure
+from hermitcrab.logic.bubblewrap_arguments import etc_files
 from hermitcrab.model.container_config import AdditionalMount, ContainerConfig, GroupLimits, McpServer
 from hermitcrab.store import container_configs, destinations
 from hermitcrab.testing.intruder import Intruder, intrude
@@ -52,6 +53,10 @@ async def test_what_is_explained_is_what_is_made(
         assert writable <= set(inside["writable_mounts"])
         read_only = {each["container"] for each in found["mounts"] if each["mode"] == "read-only"}
         assert read_only <= set(inside["readonly_mounts"])
+        if engine == "bubblewrap":
+            # The root itself, its devices and the few files that are made for it tell nothing of the host.
+            own = {"/", "/dev", *etc_files(0, 0, "")}
+            assert set(inside["readonly_mounts"]) <= read_only | own, "nothing of the host's is there untold"
         assert found["unrealized"] == (await host.engine.capabilities()).unrealized_for("standard")
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from anyio import to_thread
+
 from hermitcrab.containers.engine import Engine
+from hermitcrab.containers.engines.bubblewrap_root import host_programs
 from hermitcrab.containers.lifecycle.slot import Slot
 from hermitcrab.containers.lifecycle.starting import Starter
 from hermitcrab.errors import EngineError
@@ -51,6 +54,7 @@ class Explainer:
             allowance=self._starter.allowance(slot),
             routes=self._routes,
             destinations=destinations,
+            host_programs=await to_thread.run_sync(host_programs) if spec.image is None else (),
             skills={path.split("/")[1] for path in documents if path.startswith("skills/")},
         )
         return {"session": None if session is None else session.id, **found}

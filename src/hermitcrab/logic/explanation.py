@@ -21,6 +21,7 @@ _WHY = {
     MountClass.EXTRA: "asked for in the group's config",
 }
 
+NO_IMAGE = "the machine's own, as there is no image"
 MEASURED = "measured while it works; what is written between two looks is not held back"
 
 
@@ -32,12 +33,14 @@ def explain(
     config: ContainerConfig,
     allowance: Allowance,
     routes: Mapping[str, str],
+    host_programs: Iterable[tuple[str, str]],
     destinations: Iterable[Destination],
     skills: Iterable[str],
 ) -> dict[str, Any]:
     """As a JSON object.
 
     `capabilities` None: the engine could not be asked. `routes`: where the gateway leads, by path.
+    `host_programs`: what of the host's it sees in place of an image, by where it is inside.
     """
     granted = {each.mount.target: each for each in decisions if each.mount is not None}
     return {
@@ -56,7 +59,11 @@ def explain(
             },
         },
         "mounts": [
-            _mount(each, granted.get(each.target)) for each in sorted(spec.mounts, key=lambda each: each.target)
+            *(_mount(each, granted.get(each.target)) for each in sorted(spec.mounts, key=lambda each: each.target)),
+            *(
+                {"container": inside, "host": outside, "mode": "read-only", "class": "host-programs", "why": NO_IMAGE}
+                for inside, outside in host_programs
+            ),
         ],
         "memory": [{"container": path, "bytes": spec.limits.tmp_bytes} for path in spec.tmpfs],
         "refused_mounts": [

@@ -165,24 +165,32 @@ def _mode_below(descriptor: int, path: str) -> int | None:
 
 def _host_root(opened: Descriptors) -> list[Step]:
     """The host's programs, read-only. These paths are the operator's own, so links in them are followed."""
-    result: list[Step] = [Bind("/usr", _open_own("/usr", opened))]
+    result: list[Step] = [
+        Link(inside, outside) if is_link else Bind(inside, _open_own(outside, opened))
+        for inside, outside, is_link in _host_places()
+    ]
+    return [*result, Folder("/run")]
+
+
+def host_programs() -> list[tuple[str, str]]:
+    """What a container without an image sees of the host, read-only: where inside, and which path of the host's."""
+    return [(inside, outside) for inside, outside, is_link in _host_places() if not is_link]
+
+
+def _host_places() -> Iterator[tuple[str, str, bool]]:
+    """Where inside, what of the host's is there, and whether only as a link, which leads elsewhere in here."""
+    yield "/usr", "/usr", False
     for name in _MERGED_FOLDERS:
         path = Path("/", name)
         if path.is_symlink():
-            result.append(Link(str(path), str(path.readlink())))
+            yield str(path), str(path.readlink()), True
         elif path.is_dir():
-            result.append(Bind(str(path), _open_own(str(path), opened)))
+            yield str(path), str(path), False
     for name in _ETC_SHARED:
         path = Path("/etc", name)
-        if not path.exists():
-            continue
-        real = path.resolve()
-        if path.is_symlink() and real.is_relative_to("/usr"):
+        if path.exists():
             # A link stays one, as programs learn the time zone's name from where it leads.
-            result.append(Link(str(path), str(real)))
-        else:
-            result.append(Bind(str(path), _open_own(str(real), opened)))
-    return [*result, Folder("/run")]
+            yield str(path), str(path.resolve()), path.is_symlink() and path.resolve().is_relative_to("/usr")
 
 
 def _open_own(path: str, opened: Descriptors) -> int:
