@@ -14,10 +14,12 @@ import pytest
 
 from hermitcrab.app import Host
 from hermitcrab.containers.materials.desk import session_folders
+from hermitcrab.control.client import ControlClient
+from hermitcrab.control.lookup import sessions_json
 from hermitcrab.errors import BadInputError, ConflictError, StoreError
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.messages import Address
-from hermitcrab.store import sessions
+from hermitcrab.store import moves, sessions
 from hermitcrab.testing.host_process import HostProcess, Person, attended
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 
@@ -189,6 +191,55 @@ async def test_a_session_moves_from_one_home_to_another_and_its_conversation_goe
         await there.stop()
 
 
+async def test_a_move_that_is_refused_there_leaves_the_session_here_as_it_was(tmp_path: Path) -> None:
+    homes = [HostProcess(tmp_path / name / "home", engine="bubblewrap") for name in ("one", "two")]
+    for host in homes:
+        host.home.path.parent.mkdir()
+        await host.start()
+    here, there = homes
+    try:
+        for host in homes:  # The same conversation has a session in both.
+            async with attended(Person(host.home)) as person:
+                await person.say("m1", "before")
+                await person.wait_for("Echo: before")
+        target = ("--to", str(there.home.path))
+        for words, why in ((target, "has a session here already"), ((*target, "--group", "nobody"), "no group")):
+            code, output = await crab(here.home.path, "sessions", "move", "main", *words)
+            assert (code, why in output) == (1, True), output
+        async with attended(Person(here.home)) as person:
+            await person.say("m2", "after")
+            await person.wait_for("Echo: after")
+
+        # One that an earlier attempt had begun may be there already, so that it is not given back unasked.
+        async with ControlClient.connect(here.home) as client:
+            key = (await client.call("sessions.hold", session="main", why="it is being moved"))["session"]
+        code, output = await crab(here.home.path, "sessions", "move", "main", *target)
+        assert code == 1, output
+        code, output = await crab(here.home.path, "sessions", "list", "--json")
+        assert [each["phase"] for each in json.loads(output)] == ["held"]
+        code, output = await crab(here.home.path, "sessions", "show", key)
+        assert f"crab sessions move {key} --cancel" in output
+    finally:
+        for host in homes:
+            await host.stop()
+
+
+async def test_what_cannot_be_ended_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host_on(tmp_path / "one", "bubblewrap") as (host, channel):
+        _, address = await add_chat(host, "chat")
+        session = await session_of(host, await answered(host, channel, address, "m1"))
+
+        async def stuck(*_: object) -> None:
+            raise ConflictError("the container does not end")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(host.runner, "withhold", stuck)
+            with pytest.raises(ConflictError, match="does not end"):
+                await host.archivist.hold(session, "it is being moved")
+        assert await host.store.read(moves.held) == []
+        assert await answered(host, channel, address, "m2") == session.id
+
+
 async def test_a_move_that_died_between_its_ends_is_not_done_twice(tmp_path: Path) -> None:
     async with host_on(tmp_path / "one", "bubblewrap") as (host, channel):
         _, address = await add_chat(host, "chat")
@@ -224,3 +275,4 @@ async def test_a_damaged_session_is_named_and_others_go_on(tmp_path: Path) -> No
         assert (await host.archivist.check(damaged)).problems
         assert (await host.archivist.check(sound)).problems == ()
         assert await answered(host, channel, two, "m2") == sound.id
+        assert [each["phase"] for each in await sessions_json(host, [damaged, sound])] == ["damaged", "ready"]

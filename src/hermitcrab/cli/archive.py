@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import to_thread
 from cyclopts import Parameter
 
 from hermitcrab.cli.output import GivenHome, Json, Session, print_json, print_line
 from hermitcrab.control.client import ControlClient
-from hermitcrab.errors import BadInputError
+from hermitcrab.errors import BadInputError, ConflictError, HermitcrabError, NotFoundError
 from hermitcrab.settings.home import Home, resolve
 
 Archive = Annotated[Path, Parameter(help="The archive's file.")]
@@ -85,14 +88,20 @@ async def move(
     if there.path == home.path:
         raise BadInputError("The session is in that home already.")
     async with ControlClient.connect(there) as target, ControlClient.connect(home) as source:
-        held = await source.call("sessions.hold", session=session, why=f"it is being moved to {there.path}")
-        key, token = held["session"], held["token"]
-        file = home.trash / f"moving-{key}.zip"
-        await source.call("sessions.export", session=key, path=str(file), replace=True)
+        token, why = secrets.token_hex(16), f"it is being moved to {there.path}"
+        held = await source.call("sessions.hold", session=session, why=why, token=token)
+        key = held["session"]
         try:
-            found = await target.call("sessions.import", path=str(file), group=group, go_on=True, token=token)
-        finally:
-            file.unlink(missing_ok=True)
+            found = await _carry(source, target, key, home.trash / f"moving-{key}.zip", group, held["token"])
+        except (BadInputError, ConflictError, NotFoundError):
+            # Refused before anything was taken in. What an earlier attempt has begun may have come to its end there.
+            if held["token"] == token:
+                await source.call("sessions.release", session=key)
+            raise
+        except HermitcrabError as error:
+            goes_on = f"The same command brings the move to its end; crab sessions move {key} --cancel calls it off."
+            error.hint = f"{error.hint} {goes_on}".strip()
+            raise
         await source.call("sessions.delete", session=key)
     if json:
         print_json(found)
@@ -100,6 +109,17 @@ async def move(
     print_line(f"{key} lives in {there.path} now, in group {found['group']}.", "good")
     if not found["is_wired"]:
         print_line("Its chat is not wired to that group: no new message reaches it yet.", "warning")
+
+
+async def _carry(
+    source: ControlClient, target: ControlClient, session: str, file: Path, group: str | None, token: str
+) -> dict[str, Any]:
+    """What the target says of the session once it has it."""
+    try:
+        await source.call("sessions.export", session=session, path=str(file), replace=True)
+        return await target.call("sessions.import", path=str(file), group=group, go_on=True, token=token)
+    finally:
+        await to_thread.run_sync(partial(file.unlink, missing_ok=True))
 
 
 async def delete(

@@ -36,10 +36,10 @@ class ArchiveMethods:
         return asdict(await self._host.archivist.import_(path, group, go_on=go_on, token=token))
 
     async def hold(self, params: Params, _emit: Emit) -> Json:
-        name, why = params.text("session"), params.text("why")
+        name, why, token = params.text("session"), params.text("why"), params.optional_text("token")
         params.done()
         session = await session_named(self._host, name)
-        return {"session": session.id, "token": await self._host.archivist.hold(session, why)}
+        return {"session": session.id, "token": await self._host.archivist.hold(session, why, token=token)}
 
     async def release(self, params: Params, _emit: Emit) -> Json:
         name = params.text("session")

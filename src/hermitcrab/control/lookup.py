@@ -11,7 +11,7 @@ from hermitcrab.errors import NotFoundError
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
-from hermitcrab.store import agent_groups, messaging_groups, sessions
+from hermitcrab.store import agent_groups, messaging_groups, moves, sessions
 
 
 async def group_named(host: ControlledHost, folder: str) -> AgentGroup:
@@ -50,7 +50,12 @@ def group_json(group: AgentGroup, provider: str | None) -> Json:
 
 
 async def sessions_json(host: ControlledHost, found: list[Session]) -> list[Json]:
-    """Each session with its group's and chat's names and the phase of its container."""
+    """Each session with its group's and chat's names and the phase of its container.
+
+    In place of a phase: `held` of one that is being moved, `damaged` of one whose messages cannot be read.
+    """
+    held = {hold.session for hold in await host.store.read(moves.held)}
+    damaged = host.mailboxes.set_aside
     views = {view.session_id: view for view in host.runner.views()}
 
     def names(connection: Connection) -> list[tuple[str, str | None]]:
@@ -71,6 +76,11 @@ async def sessions_json(host: ControlledHost, found: list[Session]) -> list[Json
     shown: list[Json] = []
     for session, (group, chat) in zip(found, await host.store.read(names), strict=True):
         view = views.get(session.id)
+        phase = view.phase if view else "absent"
+        if session.id in damaged:
+            phase = "damaged"
+        elif session.id in held:
+            phase = "held"
         shown.append(
             {
                 "id": session.id,
@@ -79,7 +89,7 @@ async def sessions_json(host: ControlledHost, found: list[Session]) -> list[Json
                 "thread": session.thread_id,
                 "provider": session.provider,
                 "generation": session.generation,
-                "phase": view.phase if view else "absent",
+                "phase": phase,
                 "created_at": session.created_at,
                 "last_active_at": session.last_active_at,
                 "container": asdict(view) if view else None,

@@ -95,6 +95,8 @@ class MessageMethods:
         # Marked before anything waits, so that a host that dies in between looks here at its next start.
         await host.store.write(lambda connection: sessions.unsettle(connection, session.id))
         if entry.direction == "out":
+            if entry.state in {"delivered", "confirmed"}:
+                raise ConflictError(f"message {entry.id} is {entry.state}, so there is nothing to repeat")
             if entry.state == "queued":
                 await host.mailboxes.run(session, lambda mailbox: mailbox.deliver_now(lane_of(entry.address)))
             else:

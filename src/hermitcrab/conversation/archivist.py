@@ -249,17 +249,22 @@ class Archivist:
 
     # Away.
 
-    async def hold(self, session: Session, why: str) -> str:
+    async def hold(self, session: Session, why: str, *, token: str | None = None) -> str:
         """Give the session up to a move, until it is deleted or released, over restarts of the host too.
 
-        Its container ends, its messages are refused. Returns the move's token: an earlier one's if it was held already.
+        Its container ends, its messages are refused. Returns the move's token: the one that was given, or an earlier
+        one's if it was held already. Raises ConflictError when the container does not end, and then holds nothing anew.
         """
         if why == "":
             raise BadInputError("a hold needs a reason")
-        hold = await self._store.write(
-            lambda connection: moves.hold(connection, session.id, secrets.token_hex(16), why[:200])
-        )
-        await self._withhold(session.id, hold.why)
+        token = token or secrets.token_hex(16)
+        hold = await self._store.write(lambda connection: moves.hold(connection, session.id, token, why[:200]))
+        try:
+            await self._withhold(session.id, hold.why)
+        except ConflictError:
+            if hold.token == token:
+                await self.release(session)
+            raise
         return hold.token
 
     async def release(self, session: Session) -> bool:
@@ -273,7 +278,7 @@ class Archivist:
 
     async def _withhold(self, session_id: SessionId, why: str) -> None:
         await self._containers.withhold(session_id, why)
-        await self._mailboxes.withhold(session_id, why, hint="crab sessions move --cancel gives it back.")
+        await self._mailboxes.withhold(session_id, why, hint=f"crab sessions move {session_id} --cancel gives it back.")
 
     async def delete(self, session: Session) -> None:
         """Remove the session with all that it holds. Whoever writes to its conversation next begins a new one."""

@@ -190,7 +190,7 @@ async def test_a_failed_delivery_is_tried_again_when_a_person_asks(open_post: An
         await post.until(session, "o", "delivered")
         shown = await desk.client.call("messages.show", message="o")
         assert events(shown) == ["said", "sending", "failed", "sending", "delivered"]
-        with pytest.raises(ConflictError, match="is delivered"):
+        with pytest.raises(ConflictError, match="is delivered, so there is nothing"):
             await desk.client.call("messages.retry", message="o")
 
 
@@ -292,7 +292,7 @@ async def test_the_doctor_names_what_is_stuck_why_and_what_happens_next(
         assert found["ma"]["next"].startswith("nobody attends its session")
         assert await commands.doctor(home=desk.home) == 1
         lines = capsys.readouterr().out.splitlines()
-        assert sum(line.startswith("STUCK") for line in lines) == 3
+        assert sum(line.startswith("yes ") for line in lines) == 3
         assert lines[-1] == "3 stuck. crab messages retry ID tries one now."
 
 
@@ -335,7 +335,7 @@ async def test_people_read_tables(open_post: Any, capsys: pytest.CaptureFixture[
         await post.until(session, "o", "failed")
         await commands.list_messages(home=desk.home, state="failed")
         heading, line = capsys.readouterr().out.splitlines()
-        assert heading.split() == ["AT", "MESSAGE", "STATE", "ATTEMPTS", "WHERE", "TEXT", "WHY"]
+        assert heading.split() == ["AT", "MESSAGE", "WAY", "STATE", "ATTEMPTS", "WHERE", "TEXT", "WHY"]
         assert "sess-fake-a/o" in line
         assert line.endswith("the bot was blocked")
         await commands.show("m", home=desk.home)
