@@ -7,7 +7,7 @@ import queue
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.shim.command import Command, Exited
 from hermitcrab_runner.shim.layout import Workspace
+from hermitcrab_runner.shim.ledger import Ack
 from hermitcrab_runner.shim.outbound import OutboundFile
-from hermitcrab_runner.shim.service import EXIT_STUCK, Shim
+from hermitcrab_runner.shim.service import EXIT_STUCK, Runner, Shim
 from hermitcrab_runner.shim.watch import Changed, Watch
 from hermitcrab_runner.turn import Tick
 from hermitcrab_wire import frames
@@ -30,7 +31,8 @@ DESTINATION = {"name": "home", "type": "channel", "channel_type": "terminal", "p
 class Driven:
     """A shim with a real runner, whose clock stands still until the test moves it."""
 
-    def __init__(self, foreign: Foreign) -> None:
+    def __init__(self, foreign: Foreign, runner: Runner | None = None) -> None:
+        """`runner`: another than the real one."""
         self.foreign = foreign
         self.now = 1000.0
         self.sent: list[frames.Frame] = []
@@ -45,7 +47,7 @@ class Driven:
             workspace,
             send=self.sent.append,
             show=self.pulses.append,
-            runner=self.command,
+            runner=runner or self.command,
             looking=watch.look,
             clock=lambda: self.now,
         )
@@ -259,3 +261,48 @@ def test_the_end_of_a_process_that_is_gone_changes_nothing(driven: Driven) -> No
     driven.until(lambda: driven.shim.finished)
     driven.shim.handle(Exited(0))
     assert driven.shim.exit_code == 128 + signal.SIGKILL
+
+
+class Still:
+    """A runner that does nothing by itself: the test writes what it would."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+
+def test_an_answer_that_comes_in_the_middle_of_a_look_is_not_taken_in_without_its_mark(
+    foreign: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven = Driven(foreign, runner=Still())
+    processing = "INSERT OR REPLACE INTO processing_ack VALUES ('m2', 'processing', 'x');"
+    answered = """
+        BEGIN;
+        INSERT OR REPLACE INTO processing_ack VALUES ('m2', 'completed', 'x');
+        INSERT INTO messages_out (id, seq, in_reply_to, timestamp, kind, platform_id, channel_type, content)
+            VALUES ('o', 5, 'm2', 'x', 'chat', 'main', 'terminal', '{"text":"here"}');
+        COMMIT;
+    """
+    driven.say("hello")
+    # A stream is open: what is claimed now may have been added to it, and only an answer shows that it was seen.
+    driven.shim._ledger._has_stream = True
+    attack(foreign.root, processing)
+    driven.shim.handle(Changed())
+    acks = OutboundFile.acks
+
+    def acks_and_then(file: OutboundFile, ids: Iterable[str]) -> list[Ack]:
+        found = acks(file, ids)
+        attack(foreign.root, answered)
+        return found
+
+    with monkeypatch.context() as overtaken:
+        overtaken.setattr(OutboundFile, "acks", acks_and_then)
+        driven.shim.handle(Changed())
+    driven.shim.handle(Changed())
+    driven.pass_time(5)
+    (complete,) = driven.of_kind(frames.Complete)
+    assert complete.ids == ["m2"]

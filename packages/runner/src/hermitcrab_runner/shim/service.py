@@ -21,7 +21,7 @@ from hermitcrab_runner.shim.command import Exited
 from hermitcrab_runner.shim.destinations import Directory
 from hermitcrab_runner.shim.inbound import InboundFile
 from hermitcrab_runner.shim.layout import DamagedError, Workspace, is_busy
-from hermitcrab_runner.shim.ledger import Ledger
+from hermitcrab_runner.shim.ledger import Ack, Ledger
 from hermitcrab_runner.shim.outbound import OutboundFile
 from hermitcrab_runner.shim.state import StateMirror
 from hermitcrab_runner.shim.times import iso_time
@@ -333,20 +333,25 @@ class Shim:
         if outbound is None or inbound is None or not self._begun:
             return
         self._vital.saw(outbound.version(), self._workspace.heartbeat_at(), outbound.tool())
-        # Marks first: what was said after a mark must not be seen without it.
-        before = {key: each.marked_at for key, each in self._ledger.held.items()}
-        claimed = self._ledger.observe(outbound.acks(list(self._ledger.held)), self._vital.now())
-        self._turns.claim(claimed)
-        marked = [key for key, each in self._ledger.held.items() if each.marked_at is not None and not before[key]]
-        if marked:
-            inbound.finish(marked)
-            faults.point("runner.answered")
-        while found := outbound.said():
+        more = True
+        while more:
+            found = outbound.said()
+            # Read after it and taken in before it: what was said after a mark must not be seen without the mark.
+            self._observe(outbound.acks(list(self._ledger.held)), inbound)
             for out in found:
                 self._said.take(out, inbound)
                 if isinstance(out, OutRow):
                     self._ledger.said(out)
+            more = bool(found)
         self._state.look(outbound.state())
+
+    def _observe(self, acks: Iterable[Ack], inbound: InboundFile) -> None:
+        before = {key: each.marked_at for key, each in self._ledger.held.items()}
+        self._turns.claim(self._ledger.observe(acks, self._vital.now()))
+        marked = [key for key, each in self._ledger.held.items() if each.marked_at is not None and not before[key]]
+        if marked:
+            inbound.finish(marked)
+            faults.point("runner.answered")
 
     def _go_on(self) -> None:
         ready, _ = self._ledger.answered(self._vital.now(), active_at=self._vital.active_at)
