@@ -16,7 +16,7 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import PROMISES, STRICT_PROMISES, ContainerSpec, ContainerStatus, Mount
 from hermitcrab.testing.engine_harness import DEADLINE_S, RUNS, Ends, EngineHarness
-from hermitcrab.testing.fake_engine import Behaviour, Exits, Obeys
+from hermitcrab.testing.fake_engine import Behaviour, Exits, Obeys, Speaks
 
 ENDS = "exit 7"
 FINE = "exit 0"
@@ -26,7 +26,7 @@ TALKS = "echo one; echo two >&2; echo three; exit 0"
 PLAYED: Mapping[str, Behaviour] = {
     ENDS: Exits(7),
     FINE: Exits(0),
-    RUNS: Behaviour(),
+    RUNS: Speaks(("ready",)),
     OBEYS: Obeys(9, ("ready",)),
     TALKS: Exits(0, ("one", "two", "three")),
 }
@@ -90,10 +90,11 @@ class EngineLife:
 
     async def test_of_many_creations_at_once_one_succeeds(self, harness: EngineHarness) -> None:
         outcomes: list[str] = []
+        name = harness.spec(RUNS).name
 
         async def create(generation: int) -> None:
             try:
-                await harness.engine.create(harness.spec(RUNS, name="conform-race", generation=generation))
+                await harness.engine.create(harness.spec(RUNS, name=name, generation=generation))
             except EngineError as error:
                 outcomes.append(error.failure)
             else:
@@ -146,6 +147,7 @@ class EngineLife:
 
     async def test_stop_kills_what_does_not_end_itself(self, harness: EngineHarness) -> None:
         name = await harness.started()
+        await harness.said(name, "ready")
         await harness.engine.stop(name, grace_s=0.1)
         view = await harness.view(name)
         assert view.exit is not None
@@ -313,7 +315,6 @@ class EngineLife:
 
     async def test_a_running_one_is_measured(self, harness: EngineHarness) -> None:
         name = await harness.started(OBEYS)
-        # Before its first word, the engine's own program that becomes the script may still count, with its threads.
         await harness.said(name, "ready")
         found = await harness.engine.stats(name)
         assert found.pids is not None

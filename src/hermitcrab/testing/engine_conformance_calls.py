@@ -71,6 +71,7 @@ class EngineCalls:
         if os.geteuid() != 0:
             pytest.skip("only root may read the filter of a process from the kernel")
         name = await harness.started(hardening=hardening)
+        await harness.said(name, "ready")
         pid = (await harness.view(name)).pid
         assert pid is not None
         (loaded,) = await anyio.to_thread.run_sync(filters_of, pid)

@@ -189,8 +189,9 @@ class EngineInside:
 
     async def test_too_many_processes_are_refused(self, harness: EngineHarness) -> None:
         await harness.unrealized("pids")
-        limits = Limits(memory_bytes=256 * 1024 * 1024, pids=10)
-        assert 5 <= await ask(harness, "forks(100)", limits=limits) <= 10
+        # Beyond what an engine's own program needs, with its threads, before it becomes ours: that has been 9.
+        limits = Limits(memory_bytes=256 * 1024 * 1024, pids=30)
+        assert 25 <= await ask(harness, "forks(100)", limits=limits) <= 30
 
     async def test_open_files_are_bounded_and_nothing_dumps_core(self, harness: EngineHarness) -> None:
         await harness.unrealized("open-files")

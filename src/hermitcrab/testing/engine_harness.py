@@ -27,7 +27,9 @@ from hermitcrab.model.ids import Generation, InstallationId, SessionId
 DEADLINE_S = 30.0
 """For one wait in a test. Nothing waits this long unless something is wrong."""
 
-RUNS = "while :; do sleep 60; done"
+RUNS = "echo ready; while :; do sleep 60; done"
+"""Until its first word it may be the engine's own program still, which then becomes the script: one with several
+threads, which ends in another way when it is told to, and takes on its filter of system calls last."""
 
 
 @dataclass(slots=True)

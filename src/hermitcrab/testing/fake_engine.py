@@ -68,6 +68,17 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
+class Speaks(Behaviour):
+    """Writes its lines and runs on."""
+
+    lines: tuple[str, ...] = ()
+
+    def start(self, process: FakeProcess) -> None:
+        for line in self.lines:
+            process.write(line)
+
+
+@dataclass(frozen=True, slots=True)
 class Exits(Behaviour):
     """Writes its lines and ends at once."""
 
