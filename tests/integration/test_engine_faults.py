@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from hermitcrab.app import Host
+from hermitcrab.containers.engines import docker, docker_api
 from hermitcrab.logic.retry import Backoff
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.messages import Address
@@ -24,7 +25,7 @@ from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say
 from hermitcrab.testing.scripted_runner import Runners
 
 DEADLINE_S = 0.2
-"""For an answer of the daemon; 30 s outside of tests. What is slower than this might as well take 60 s."""
+"""For an answer of a daemon that is broken; 30 s outside of tests. A sound one has those here too, and needs none."""
 
 WITHIN_S = 30.0
 
@@ -36,10 +37,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = "hermitcrab.containers.engines.docker"
-    monkeypatch.setattr(f"{adapter}_api.ANSWER_DEADLINE_S", DEADLINE_S)
-    monkeypatch.setattr(f"{adapter}.MAKE_DEADLINE_S", DEADLINE_S)
-    monkeypatch.setattr(f"{adapter}.KILL_DEADLINE_S", DEADLINE_S)
     monkeypatch.setattr("hermitcrab.containers.lifecycle.following.RESUBSCRIBED_AFTER_S", DEADLINE_S)
     monkeypatch.setattr("hermitcrab.logic.retry.ENGINE", Backoff(first_s=DEADLINE_S, most_s=DEADLINE_S))
 
@@ -51,9 +48,26 @@ def adapter() -> str:
 
 
 @pytest.fixture
-async def daemon(tmp_path: Path, adapter: str) -> AsyncIterator[FakeDaemon]:
+async def daemon(tmp_path: Path, adapter: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeDaemon]:
+    """One that is waited for less long while it is broken, and only then: a busy machine makes a sound one slow, too."""
     machine = FakeMachine()
+    deadlines = [(docker_api, "ANSWER_DEADLINE_S"), (docker, "MAKE_DEADLINE_S"), (docker, "KILL_DEADLINE_S")]
+    usual = [(module, name, getattr(module, name)) for module, name in deadlines]
     async with fake_daemon(tmp_path / f"{adapter}.sock", machine, Runners(machine).behaviour) as daemon:
+        breaks, mend = daemon.breaks, daemon.mend
+
+        def broken(fault: Fault) -> None:
+            for module, name in deadlines:
+                monkeypatch.setattr(module, name, DEADLINE_S)
+            breaks(fault)
+
+        def mended() -> None:
+            for each in usual:
+                monkeypatch.setattr(*each)
+            mend()
+
+        monkeypatch.setattr(daemon, "breaks", broken)
+        monkeypatch.setattr(daemon, "mend", mended)
         yield daemon
 
 
@@ -245,8 +259,10 @@ async def test_an_end_that_no_event_tells_is_found_all_the_same(tmp_path: Path, 
 
 @on_both
 async def test_an_end_while_the_event_stream_was_cut_is_found_when_it_is_taken_up_again(
-    tmp_path: Path, daemon: FakeDaemon
+    tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The broken link tells nothing here: nobody asks after it before the stream is there again.
+    monkeypatch.setattr("hermitcrab.containers.lifecycle.hearing.REDIALLED_WITHIN_S", 600.0)
     async with scene(tmp_path, daemon) as now:
         await now.answered(await now.tell("before"))
         await now.until(lambda: daemon.asked("GET /events") == 1)

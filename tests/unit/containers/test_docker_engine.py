@@ -107,9 +107,11 @@ async def test_a_failing_list_is_not_an_empty_one(daemon: FakeDocker, engine: Do
         await engine.containers()
 
 
-async def test_a_daemon_that_never_answers_is_given_up(daemon: FakeDocker, engine: DockerEngine) -> None:
+async def test_a_daemon_that_never_answers_is_given_up(
+    daemon: FakeDocker, engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await engine.capabilities()
-    engine._api.answer_deadline_s = 0.05
+    monkeypatch.setattr("hermitcrab.containers.engines.docker_api.ANSWER_DEADLINE_S", 0.05)
     daemon.silent.add("GET /info")
     with pytest.raises(EngineError, match="did not answer") as raised:
         await engine.capabilities()

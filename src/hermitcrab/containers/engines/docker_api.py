@@ -65,7 +65,6 @@ class EngineApi:
     def __init__(self, engine: EngineName, socket: str | None = None) -> None:
         self.engine = engine
         self.socket = find_socket(engine, socket)
-        self.answer_deadline_s = ANSWER_DEADLINE_S
         self._client: Any = None
         self._faults: tuple[type[Exception], ...] = (OSError,)
 
@@ -103,7 +102,7 @@ class EngineApi:
     ) -> bytes:
         """The answer's bytes."""
         try:
-            with anyio.fail_after(self.answer_deadline_s if deadline_s is None else deadline_s):
+            with anyio.fail_after(ANSWER_DEADLINE_S if deadline_s is None else deadline_s):
                 async with self._answer(method, path, doing, params, self._encoded(body)) as answer:
                     return bytes(await answer.read())
         except TimeoutError as error:
@@ -122,7 +121,7 @@ class EngineApi:
         """JSON objects for as long as the engine sends them; entered = the engine has agreed to send."""
         async with contextlib.AsyncExitStack() as opened:
             try:
-                with anyio.fail_after(self.answer_deadline_s):
+                with anyio.fail_after(ANSWER_DEADLINE_S):
                     answer = await opened.enter_async_context(self._answer(method, path, doing, params, data))
             except TimeoutError as error:
                 raise self._silent(doing) from error
@@ -136,7 +135,7 @@ class EngineApi:
         """The answer's bytes as they come, for what is too large or too slow to be waited for."""
         async with contextlib.AsyncExitStack() as opened:
             try:
-                with anyio.fail_after(self.answer_deadline_s):
+                with anyio.fail_after(ANSWER_DEADLINE_S):
                     answer = await opened.enter_async_context(self._answer(method, path, doing, params, None))
             except TimeoutError as error:
                 raise self._silent(doing) from error
@@ -203,7 +202,7 @@ class EngineApi:
         if client.api_version == "auto":
             doing = "say its version"
             try:
-                with anyio.fail_after(self.answer_deadline_s):
+                with anyio.fail_after(ANSWER_DEADLINE_S):
                     await client.version()
             except TimeoutError as error:
                 raise self._silent(doing) from error
