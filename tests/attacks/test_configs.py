@@ -16,8 +16,6 @@ from hermitcrab.testing.intruder import intrude
 from hermitcrab.testing.scratch import host_on
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 READ = """
 def tree(top):
     return {path[len(top):]: open(path).read() for folder, _, names in os.walk(top) for name in names for path in [folder + "/" + name]}

@@ -24,8 +24,6 @@ from hermitcrab.testing.intruder import intrude, take_over
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 SMALL = {"workspace_mb": 8, "workspace_files": 1000, "workspace_look_s": 0}
 
 

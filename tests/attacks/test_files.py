@@ -30,8 +30,6 @@ from hermitcrab.testing.scripted_model import say as words
 from hermitcrab.testing.scripted_model import scripted_model, use_tool
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 SESSION = Session(id=SessionId("sess-1"), agent_group_id=AgentGroupId("ag-1"), messaging_group_id=None)
 GROUP = AgentGroup(id=AgentGroupId("ag-1"), name="Chat", folder="chat")
 

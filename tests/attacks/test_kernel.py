@@ -20,8 +20,6 @@ from hermitcrab.testing.intruder import intrude
 from hermitcrab.testing.scratch import host_on
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 CALLS = """
 import fcntl, platform, struct
 descriptors = sorted(int(each) for each in os.listdir("/proc/self/fd"))

@@ -19,7 +19,6 @@ from hermitcrab.testing.intruder import LIAR, intrude, take_over, with_program
 from hermitcrab.testing.scratch import add_chat, host_on, say
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
 
 
 async def first_certificate(host: Host, session: Session) -> dict[str, Any]:

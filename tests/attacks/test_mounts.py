@@ -25,8 +25,6 @@ from hermitcrab.testing.intruder import Intruder, intrude
 from hermitcrab.testing.scratch import CHANNEL, RecordingChannel, host_on, say
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 SECRET = "the key to everything"
 
 

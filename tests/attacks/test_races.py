@@ -19,8 +19,6 @@ from hermitcrab.testing.intruder import intrude
 from hermitcrab.testing.scratch import host_on
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 SWAPS = 10_000
 LOOKS = 300
 

@@ -28,7 +28,6 @@ from hermitcrab.testing.scratch import CHANNEL, RecordingChannel, add_chat, host
 from hermitcrab_bench.second_host import second_host
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
 
 
 async def until(question: Callable[[], Awaitable[Any]]) -> Any:

@@ -79,7 +79,6 @@ HOSTILE_NAMES = [
 ]
 
 every_engine = pytest.mark.parametrize("engine", [*OPENERS])
-pytestmark = pytest.mark.timeout(120)
 
 
 async def until(question: Callable[[], Awaitable[Any]]) -> Any:

@@ -28,8 +28,6 @@ from hermitcrab.testing.intruder import take_over
 from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
-
 TOOLS = ("mkfs.ext4", "fsfreeze", "mount", "umount")
 MEBIBYTES = 16
 

@@ -32,8 +32,6 @@ REST = {
 }
 """Frozen within a second or so: containers are looked over as often as they beat."""
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def check_end(host: HostProcess, person: Person, texts: list[str]) -> None:
     assert person.texts == texts, host.output()

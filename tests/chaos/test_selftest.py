@@ -31,8 +31,6 @@ from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 
 NeedEngine = Callable[[str], Mapping[str, str]]
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def quiet(_progress: Progress) -> None:
     """Nobody looks."""

@@ -18,11 +18,9 @@ from hermitcrab.errors import ChannelError
 from hermitcrab.logic.pieces import Shows
 from hermitcrab.model.messages import Address
 from hermitcrab.store import sessions
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say
 
 NeedEngine = Callable[[str], Mapping[str, str]]
-
-pytestmark = pytest.mark.timeout(120)
 
 EVERYTHING = Shows(edits=True, reactions=True, cards=True, questions=True, files=True)
 ASK = {"title": "Lunch", "question": "Where?", "options": ["here", {"label": "At the sea", "value": "sea"}]}
@@ -44,7 +42,7 @@ class Chat:
 
     async def until(self, count: int) -> Delivery:
         """The message of that number, once it is here."""
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(self.seen) < count:
                 await self._changed.wait()
         return self.seen[count - 1]
@@ -144,7 +142,7 @@ async def test_a_questions_answer_is_the_reply_of_the_tool_that_asked(
         async def at_rest() -> bool:
             return not await chat.host.mailboxes.run(found, lambda mailbox: mailbox.has_work())
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while not await at_rest():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 

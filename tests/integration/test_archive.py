@@ -23,8 +23,6 @@ from hermitcrab.store import moves, sessions
 from hermitcrab.testing.host_process import HostProcess, Person, attended
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(autouse=True)
 def engine(need_engine: Any) -> None:

@@ -12,8 +12,6 @@ from hermitcrab_bench.throughput import fairness
 
 NeedEngine = Callable[[str], Mapping[str, str]]
 
-pytestmark = pytest.mark.timeout(180)
-
 
 async def test_thaw(need_engine: NeedEngine) -> None:
     need_engine("bubblewrap")

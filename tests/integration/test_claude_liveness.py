@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,13 +15,14 @@ from anyio import to_thread
 
 from hermitcrab.app import Host
 from hermitcrab.model.messages import Address
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
-from hermitcrab.testing.scripted_model import Script, ScriptedModel, fail, scripted_model, use_tool
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say, session_of
+from hermitcrab.testing.scripted_model import Request, Script, ScriptedModel, Turn, fail, scripted_model, use_tool
 from hermitcrab.testing.scripted_model import say as words
 
-SILENT_S = 1.5
+SILENT_S = 5.0
+"""Six beats fit in. Shorter, a runner that a busy machine holds up would be taken for a silent one."""
 
-pytestmark = [pytest.mark.claude, pytest.mark.timeout(120), pytest.mark.usefixtures("claude_packages")]
+pytestmark = [pytest.mark.claude, pytest.mark.usefixtures("claude_packages")]
 
 
 @asynccontextmanager
@@ -31,7 +33,7 @@ async def claude_on(
     script: Script,
     **agents: float,
 ) -> AsyncIterator[tuple[Host, RecordingChannel, ScriptedModel, Address]]:
-    """A host that ends a runner which is silent for a second and a half; its agent is Claude Code."""
+    """A host that ends a runner which is silent for five seconds; its agent is Claude Code."""
     need_engine("bubblewrap")
     monkeypatch.setenv("HERMITCRAB_TEST_MODEL_KEY", "fake-key-for-tests")  # not a secret: no service knows it
     async with scripted_model(script) as model:
@@ -55,7 +57,7 @@ async def answer(host: Host, channel: RecordingChannel, address: Address, key: s
 
 async def until(condition: Callable[[], bool]) -> None:
     """For what happens in a container and tells nobody here."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(REPLY_WITHIN_S):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
@@ -94,30 +96,36 @@ async def test_a_tool_that_hangs_is_stopped_and_named_and_the_container_goes_on(
 ) -> None:
     hanging = f"sleep 1{os.getpid()}"
     script = [use_tool("Bash", {"command": f"env {hanging}", "timeout": 600_000}), words("Here I am again.")]
-    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=3) as on:
+    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=6) as on:
         host, channel, _, address = on
         text = await answer(host, channel, address, "one")
-        assert text == "I could not answer: the tool Bash was stopped, as it had not ended after 3 s."
-        assert host.runner.views()[0].text == "the tool Bash was stopped after 3 s"
+        told = re.fullmatch(r"I could not answer: the tool Bash was stopped, as it had not ended after (\d+) s\.", text)
+        assert told, text
+        assert int(told[1]) >= 6
+        assert host.runner.views()[0].text == f"the tool Bash was stopped after {told[1]} s"
         assert await answer(host, channel, address, "two") == "Here I am again."
-        assert await to_thread.run_sync(running, hanging) == []
+        await until(lambda: running(hanging) == [])
         await assert_nothing_ended(host)
 
 
 async def test_neither_a_limit_of_the_service_nor_a_model_that_thinks_for_long_ends_anything(
     need_engine: Callable[[str], Mapping[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thought = anyio.Event()
-    script = [fail(429, retry_after="4"), words("After a while: ", "42.", between=thought)]
+    limited, thought = anyio.Event(), anyio.Event()
+
+    def script(request: Request) -> Turn:
+        if not request.is_for_the_model:
+            return words("ok")
+        return words("After a while: ", "42.", between=thought) if limited.is_set() else fail(429, retry_after="2")
+
     async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=1, tool_grace_s=0) as on:
-        host, channel, model, address = on
+        host, channel, _, address = on
         receipt = await say(host, address, "one", "What is the answer?")
         await until(lambda: [view.activity for view in host.runner.views()] == ["rate-limited"])
-        with anyio.fail_after(60):
-            await model.asked_times(2)
+        limited.set()
         await until(lambda: [view.activity for view in host.runner.views()] == ["thinking"])
         began = anyio.current_time()
-        await until(lambda: anyio.current_time() - began > 3 * SILENT_S)
+        await until(lambda: anyio.current_time() - began > 1.5 * SILENT_S)
         thought.set()
         _, delivery = await channel.answer_to(receipt.row_ids[0])
         assert delivery.content["text"] == "After a while: 42."
@@ -129,11 +137,17 @@ async def test_a_harness_that_does_not_even_stop_when_told_costs_its_turn_and_no
 ) -> None:
     hanging = f"sleep 2{os.getpid()}"
     script = [use_tool("Bash", {"command": f"env {hanging}", "timeout": 600_000}), words("A new one.")]
-    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=4) as on:
+    async with claude_on(tmp_path / "home", need_engine, monkeypatch, script, tool_timeout_s=10) as on:
         host, channel, _, address = on
         receipt = await say(host, address, "one", "Go on.")
-        await until(lambda: bool(running(hanging)))
-        await to_thread.run_sync(stop_harness_of, running(hanging)[0])
+        tools: list[int] = []
+
+        def hangs() -> bool:
+            tools.extend(running(hanging))
+            return tools != []
+
+        await until(hangs)
+        await to_thread.run_sync(stop_harness_of, tools[0])
         _, delivery = await channel.answer_to(receipt.row_ids[0])
         assert delivery.content["text"].startswith("I could not answer: the tool Bash was stopped")
         assert await answer(host, channel, address, "two") == "A new one."

@@ -17,7 +17,7 @@ from hermitcrab.testing.fake_host import FakeHost, fake_host, row, running_runne
 from hermitcrab.testing.scripted_model import Request, Script, ScriptedModel, Turn, fail, say, scripted_model, use_tool
 from hermitcrab_wire import frames
 
-pytestmark = [pytest.mark.claude, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.claude
 
 MAIN = {"name": "main", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
 FAMILY = {"name": "family", "type": "channel", "channel_type": "terminal", "platform_id": "family"}

@@ -15,7 +15,7 @@ from hermitcrab.channels.base import Delivery
 from hermitcrab.model.container import Hardening
 from hermitcrab.model.container_config import ContainerConfig
 from hermitcrab.store import container_configs
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say, session_of
 from hermitcrab.testing.scripted_model import Script, ScriptedModel, fail, scripted_model, use_tool
 from hermitcrab.testing.scripted_model import say as words
 
@@ -26,7 +26,6 @@ KEY = "fake-key-for-tests-0123456789abcdef"
 
 pytestmark = [
     pytest.mark.claude,
-    pytest.mark.timeout(180),
     pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"]),
     pytest.mark.usefixtures("claude_packages"),
 ]
@@ -109,11 +108,11 @@ async def test_a_message_that_arrives_during_an_answer_is_answered_too(
     async with claude_on(tmp_path / "home", engine, options, script, monkeypatch) as (host, channel, model):
         _, address = await add_chat(host, "chat")
         await say(host, address, "one", "The first question.")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             await model.asked_times(1)
         await say(host, address, "two", "The second question.")
         release.set()
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(channel.delivered) < 2:
                 await channel.next_delivery()
         texts = [delivery.content["text"] for _, delivery in channel.delivered.values()]
@@ -159,7 +158,7 @@ async def test_a_missing_key_is_told_to_the_chat_and_the_message_is_not_lost(
         monkeypatch.delenv("HERMITCRAB_TEST_MODEL_KEY")
         _, address = await add_chat(host, "chat")
         await say(host, address, "one", "Hello?")
-        with anyio.fail_after(90):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(channel.delivered) < 2:
                 await channel.next_delivery()
         texts = [delivery.content["text"] for _, delivery in channel.delivered.values()]
@@ -187,7 +186,7 @@ async def test_claude_uses_the_hosts_tools_and_gets_a_persons_answer(
         channel.deliver = record  # type: ignore[method-assign]
         _, address = await add_chat(host, "chat")
         await say(host, address, "one", "Decide where to eat.")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(seen) < 3:
                 await channel.next_delivery()
         receipt = await say(host, address, "two", "2")

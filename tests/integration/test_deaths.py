@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
-import pytest
 
 from hermitcrab.store import deaths
-from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
-
-pytestmark = pytest.mark.timeout(120)
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, add_chat, host_on, say, session_of
 
 
 async def test_ends_on_command_and_by_a_signal_are_told_with_their_cause(
@@ -31,7 +28,7 @@ async def test_ends_on_command_and_by_a_signal_are_told_with_their_cause(
         (container,) = await host.engine.containers()
         assert container.pid is not None
         os.kill(container.pid, signal.SIGKILL)
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(found := await host.store.read(lambda each: deaths.newest(each, limit=10))) < 2:  # noqa: ASYNC110
                 await anyio.sleep(0.05)
         kept = await host.runner.certificates(session)

@@ -21,15 +21,11 @@ from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.messages import Address
 from hermitcrab.testing.fake_daemon import IMAGE, KINDS, FakeDaemon, Fault, Kind, fake_daemon
 from hermitcrab.testing.fake_engine import FakeMachine
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say
 from hermitcrab.testing.scripted_runner import Runners
 
 DEADLINE_S = 0.2
 """For an answer of a daemon that is broken; 30 s outside of tests. A sound one has those here too, and needs none."""
-
-WITHIN_S = 30.0
-
-pytestmark = pytest.mark.timeout(60)
 
 on_both = pytest.mark.parametrize("adapter", ["docker", "podman"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +87,7 @@ class Scene:
         assert str(delivery.content["text"]).startswith("Echo: ")
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        with anyio.fail_after(WITHIN_S):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while not holds():  # noqa: ASYNC110  # nobody tells of everything that is waited for here
                 await anyio.sleep(0.01)
 

@@ -17,7 +17,6 @@ from hermitcrab.testing.intruder import Intruder, intrude
 from hermitcrab.testing.scratch import host_on
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(120)
 
 
 async def explained(host: Host, intruder: Intruder, *, in_session: bool = True) -> dict[str, Any]:

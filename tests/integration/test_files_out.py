@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
-import pytest
 
 from hermitcrab.channels.base import Delivery, Traits
 from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.logic.pieces import Shows
-from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, add_chat, host_on, say, session_of
 
 NeedEngine = Callable[[str], Mapping[str, str]]
-
-pytestmark = pytest.mark.timeout(120)
 
 
 async def test_a_file_of_an_agent_reaches_its_chat(tmp_path: Path, need_engine: NeedEngine) -> None:
@@ -44,6 +41,6 @@ async def test_a_file_of_an_agent_reaches_its_chat(tmp_path: Path, need_engine: 
         assert "[shadow could not be sent: " in delivery.content["text"]
         session = await session_of(host, receipt.session_ids[0])
         outbox = session_folders(host.home, session).outbox
-        with anyio.fail_after(10):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while list(outbox.iterdir()):  # noqa: ASYNC110
                 await anyio.sleep(0.01)

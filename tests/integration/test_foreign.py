@@ -22,12 +22,10 @@ from hermitcrab.model.messages import Address, ChannelMessage, InFile
 from hermitcrab.model.sessions import Session
 from hermitcrab.store import container_configs
 from hermitcrab.testing import foreign_runner
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say, session_of
 
 Found = TypeVar("Found")
 NeedEngine = Callable[[str], Mapping[str, str]]
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
@@ -48,7 +46,7 @@ async def foreign_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
 
 
 async def until(question: Callable[[], Awaitable[Found]]) -> Found:
-    with anyio.fail_after(60):
+    with anyio.fail_after(REPLY_WITHIN_S):
         while not (found := await question()):  # noqa: ASYNC110
             await anyio.sleep(0.05)
     return found
@@ -137,7 +135,7 @@ async def test_what_a_foreign_runner_sends_besides_text_reaches_the_channel(
         assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
         await say(host, address, "two", "card news | file notes.txt some words | react 2 thumbs_up | ask sure?")
         found: list[Delivery] = []
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(found) < 4:
                 await channel.next_delivery()
                 found = [each for _, each in channel.delivered.values() if each.content.get("text") != "Echo: hello"]
@@ -167,7 +165,7 @@ async def test_the_answer_to_a_foreign_runners_question_reaches_the_tool_that_wa
         channel.traits = Traits(shows=Shows(questions=way == "a button"))
         _, address = await foreign_chat(host, "chat")
         await say(host, address, "one", "ask Shall I go on?")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while not seen:
                 await channel.next_delivery()
         if way == "a button":
@@ -175,7 +173,7 @@ async def test_the_answer_to_a_foreign_runners_question_reaches_the_tool_that_wa
         else:
             receipt = await say(host, address, "two", "2" if way == "a number" else "No!")
         assert receipt.row_ids[0].startswith("qr-q-")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while len(seen) < 2:
                 await channel.next_delivery()
         assert seen[1].content["text"] == "chosen no"
@@ -212,7 +210,7 @@ async def test_a_foreign_runner_learns_the_platforms_id_of_what_it_said(
         assert len(ids) == 1
         # Now it names the message as the platform does, and the host takes that for what it is.
         await say(host, address, "two", "edit 3 better")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while not edits:
                 await channel.next_delivery()
         assert (edits[0].content["messageId"], edits[0].target) == ("platform-Echo: hello", "platform-Echo: hello")

@@ -19,12 +19,10 @@ from hermitcrab.errors import EngineError
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import InstallationId
 from hermitcrab.selftest.daemons import Service, docker_folders, dockerd
-from hermitcrab.testing.engine_harness import RUNS, EngineHarness
+from hermitcrab.testing.engine_harness import DEADLINE_S, RUNS, EngineHarness
 from hermitcrab.testing.engines import available_engines
 
 AVAILABLE = available_engines()
-pytestmark = pytest.mark.timeout(120)
-
 RUNTIME = """\
 #!/bin/sh
 {runtime} "$@"
@@ -58,7 +56,7 @@ async def start_that_is_forgotten(harness: EngineHarness, service: Service) -> N
         assert view.status is ContainerStatus.CREATED
         assert len(list(forgotten(view.id))) >= 2
         await harness.engine.remove(spec.name)
-        with anyio.fail_after(30):
+        with anyio.fail_after(DEADLINE_S):
             while list(forgotten(view.id)):  # noqa: ASYNC110  # what the engine itself calls to clear up ends by itself
                 await anyio.sleep(0.05)
     finally:

@@ -23,8 +23,6 @@ from hermitcrab.testing.scripted_model import scripted_model, use_tool
 
 NeedEngine = Callable[[str], Mapping[str, str]]
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
-pytestmark = pytest.mark.timeout(180)
-
 KEY = "fake-key-for-tests-0123456789abcdef"
 """Not a secret: no service knows it."""
 

@@ -31,7 +31,6 @@ from hermitcrab.testing.scratch import CHANNEL, host_on, say
 
 AVAILABLE = available_engines()
 
-pytestmark = pytest.mark.timeout(180)  # Packages are fetched and images made.
 BASE = os.environ.get("HERMITCRAB_TEST_BASE", "hermitcrab-base:bookworm")
 GREETS = """
 answer([subprocess.run([each], capture_output=True, text=True).stdout for each in ("greet", "crab-shell")])

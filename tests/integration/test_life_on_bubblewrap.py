@@ -17,9 +17,7 @@ from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.messages import Address
 from hermitcrab.store import deaths
-from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
-
-pytestmark = pytest.mark.timeout(120)
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, add_chat, host_on, say, session_of
 
 CHATS = ("one", "two", "three")
 ACTIONS = ("say", "say", "wake", "stop", "restart", "die", "sweep")
@@ -83,7 +81,7 @@ class Script:
         for chat in CHATS:
             session = await session_of(host, self.sessions[chat])
             host.runner.request(session)
-            with anyio.fail_after(60):
+            with anyio.fail_after(REPLY_WITHIN_S):
                 while (await host.mailboxes.run(session, Mailbox.counts)).pending_triggers:  # noqa: ASYNC110
                     await anyio.sleep(0.05)
 

@@ -14,8 +14,6 @@ from hermitcrab.control.server import serving
 from hermitcrab.errors import NotFoundError
 from hermitcrab.testing.scratch import add_chat, host_on, say
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def test_it_is_shown_where_it_was_set_aside_and_tried_again_when_a_person_says_so(
     need_engine: Callable[[str], Mapping[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,13 +12,13 @@ import pytest
 from hermitcrab.app import Host
 from hermitcrab.model.container import ContainerStatus
 from hermitcrab.model.ids import Generation
-from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_chat, host_on, say, session_of
 
 Found = TypeVar("Found")
 NeedEngine = Callable[[str], Mapping[str, str]]
 ENGINES = ["bubblewrap", "docker", "podman"]
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.parametrize("engine", ENGINES)]
+pytestmark = pytest.mark.parametrize("engine", ENGINES)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
 
 async def until(question: Callable[[], Awaitable[Found]]) -> Found:
     """The first answer that is not empty: for what happens in the engine and tells nobody here."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(REPLY_WITHIN_S):
         while not (found := await question()):  # noqa: ASYNC110
             await anyio.sleep(0.05)
     return found
@@ -75,7 +75,7 @@ async def test_a_burst_is_answered_completely_by_one_container(
         async with anyio.create_task_group() as tasks:
             for number in range(30):
                 tasks.start_soon(say, host, address, f"m-{number}", f"<{number}>")
-        with anyio.fail_after(60):
+        with anyio.fail_after(REPLY_WITHIN_S):
             while True:
                 said = " ".join(delivery.content["text"] for _, delivery in channel.delivered.values())
                 if all(f"<{number}>" in said for number in range(30)):

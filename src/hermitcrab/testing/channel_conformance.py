@@ -22,7 +22,7 @@ from hermitcrab.logic.kinds import checked
 from hermitcrab.logic.pieces import pieces
 from hermitcrab.model.messages import Address
 
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

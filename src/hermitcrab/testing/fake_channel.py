@@ -104,7 +104,7 @@ class FakeChannel:
             if chat is None or each.delivery.address.platform_id == chat
         ]
 
-    async def until(self, holds: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    async def until(self, holds: Callable[[], bool], *, within_s: float = 300.0) -> None:
         """Wait until something holds that depends on what this channel was given."""
         with anyio.fail_after(within_s):
             while not holds():

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.engine("bubblewrap")
-@pytest.mark.timeout(300)
 def test_an_ordinary_users_sandboxes_keep_the_same_promises() -> None:
     with ordinary_user() as user:
         done = user.run(
