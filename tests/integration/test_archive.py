@@ -264,7 +264,8 @@ async def test_a_damaged_session_is_named_and_others_go_on(tmp_path: Path) -> No
         sound = await session_of(host, await answered(host, channel, two, "m1"))
         home = host.home
     path = session_folders(home, damaged).mailbox / "inbound.db"
-    data = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    data = bytearray(whole)
     data[4096:8192] = os.urandom(4096)
     path.write_bytes(data)
     async with host_on(tmp_path / "one", "bubblewrap") as (host, channel):
@@ -274,3 +275,7 @@ async def test_a_damaged_session_is_named_and_others_go_on(tmp_path: Path) -> No
         assert (await host.archivist.check(sound)).problems == ()
         assert await answered(host, channel, two, "m2") == sound.id
         assert [each["phase"] for each in await sessions_json(host, [damaged, sound])] == ["damaged", "ready"]
+        # A sound one in its place is taken up where somebody says so, and what waited in it goes on.
+        path.write_bytes(whole)
+        assert (await host.archivist.check(damaged)).problems == ()
+        assert await answered(host, channel, one, "m3") == damaged.id

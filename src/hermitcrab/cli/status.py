@@ -35,6 +35,8 @@ async def status(*, json: Json = False, home: GivenHome) -> None:
         print_line(f"not kept by this engine: {promise}: {reason}", "warning")
     for promise, reason in engine.get("strict_unrealized", {}).items():
         print_line(f"not kept by this engine for hardening strict: {promise}: {reason}", "warning")
+    for session, why in found["damaged"].items():
+        print_line(f"session {session} is damaged: {why}", "bad")
     for each in found["breakers"]:
         print_line(
             f"starts wait for the {each['dependency']} ({each['state']}, {each['failures']} sessions failed,"

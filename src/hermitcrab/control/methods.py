@@ -26,6 +26,7 @@ from hermitcrab.control.session_methods import SessionMethods
 from hermitcrab.errors import EngineError
 from hermitcrab.gateway.vault import KeyProblem, KeySource
 from hermitcrab.model.container import Finding
+from hermitcrab.model.ids import SessionId
 from hermitcrab.store import agent_groups, sessions
 
 
@@ -98,6 +99,15 @@ def troubled_container(view: SessionView) -> Finding:
     )
 
 
+def damaged_session(session: SessionId, why: str) -> Finding:
+    return Finding(
+        subject=f"session {session}",
+        level="warning",
+        text=f"its messages cannot be read: {why}",
+        fix=f"Move its database away and put a backup in its place. Then: crab sessions check {session}",
+    )
+
+
 class HostMethods:
     def __init__(self, host: ControlledHost) -> None:
         self._host = host
@@ -121,6 +131,7 @@ class HostMethods:
             "provider": host.settings.agents.provider,
             "groups": groups,
             "sessions": total,
+            "damaged": dict(sorted(host.mailboxes.set_aside.items())),
             "admission": asdict(host.runner.admission()),
             "breakers": [asdict(each) for each in host.runner.breakers()],
             "phases": dict(sorted(Counter(view.phase for view in views).items())),
@@ -143,6 +154,7 @@ class HostMethods:
             "findings": [
                 *(asdict(finding) for finding in await host.engine.preflight()),
                 *(asdict(troubled_container(view)) for view in host.runner.views() if view.phase in TROUBLED),
+                *(asdict(damaged_session(key, why)) for key, why in sorted(host.mailboxes.set_aside.items())),
             ],
         }
 

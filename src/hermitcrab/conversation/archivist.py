@@ -28,7 +28,7 @@ from hermitcrab.containers.disk import trees
 from hermitcrab.containers.materials.desk import PLACES, SessionFolders, session_folders
 from hermitcrab.conversation.answering import open_again
 from hermitcrab.conversation.archive import HOST_WRITTEN, TREES, About, ArchiveReader, ArchiveWriter
-from hermitcrab.errors import BadInputError, ConflictError, NotFoundError
+from hermitcrab.errors import BadInputError, ConflictError, NotFoundError, StoreDamagedError, StoreTooNewError
 from hermitcrab.mailbox import copies
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
@@ -304,10 +304,18 @@ class Archivist:
     # Looking.
 
     async def check(self, session: Session) -> Check:
-        """Whether the session's databases are sound, every page of them. Others are not held up."""
-        if (aside := self._mailboxes.set_aside.get(session.id)) is not None:
-            return Check(session=session.id, problems=(aside,))
-        problems = await self._mailboxes.run(session, Mailbox.problems)
+        """Whether the session's databases are sound, every page of them. Others are not held up.
+
+        Those that were damaged are opened anew; if somebody has put sound ones in their place, the session goes on.
+        """
+        was_aside = session.id in self._mailboxes.set_aside
+        self._mailboxes.release(session.id)
+        try:
+            problems = await self._mailboxes.run(session, Mailbox.problems)
+        except (StoreDamagedError, StoreTooNewError) as error:
+            problems = [error.message]
+        if was_aside and not problems:
+            self._containers.request(session)
         return Check(session=session.id, problems=tuple(problems))
 
 

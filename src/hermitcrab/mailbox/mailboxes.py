@@ -210,6 +210,7 @@ class Mailboxes:
             await self.close_quiet(unused_since=time.monotonic() - self._quiet_s)
 
     def _put_aside(self, session: Session, error: StoreError) -> StoreError:
+        error.hint = f"{error.hint} Then: crab sessions check {session.id}".strip()
         log.error("mailbox.set-aside", session=session.id, text=error.message, hint=error.hint)
         self._set_aside[session.id] = error
         return _of_session(error, session)

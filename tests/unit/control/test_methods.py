@@ -27,7 +27,15 @@ from hermitcrab.control.host import Containers, ControlledHost
 from hermitcrab.control.methods import methods
 from hermitcrab.control.server import serving
 from hermitcrab.conversation.router import Router
-from hermitcrab.errors import BadInputError, ConflictError, EngineError, Failure, HermitcrabError, NotFoundError
+from hermitcrab.errors import (
+    BadInputError,
+    ConflictError,
+    EngineError,
+    Failure,
+    HermitcrabError,
+    NotFoundError,
+    StoreDamagedError,
+)
 from hermitcrab.groups.creation import ensure_first_group
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.container import Capabilities, Finding
@@ -249,6 +257,30 @@ async def test_status_says_that_the_engine_cannot_be_asked_instead_of_that_it_ha
         scene.engine.problem = EngineError(Failure.RUNTIME_UNAVAILABLE, "the engine is away", hint="start it")
         engine = (await scene.client.call("status"))["engine"]
     assert engine == {"name": "fake", "available": False, "problem": "the engine is away", "hint": "start it"}
+
+
+async def test_a_session_whose_messages_cannot_be_read_is_told_until_it_is_mended(tmp_path: Path) -> None:
+    async with on_stage(tmp_path) as scene:
+        session, _ = await scene.say()
+        mailboxes = scene.host.mailboxes
+        await mailboxes.withhold(session.id, "so that it is closed")
+        mailboxes.give_back(session.id)
+        database = scene.host.home.sessions / session.id / "mailbox/inbound.db"
+        whole = database.read_bytes()
+        database.write_bytes(b"\0" * len(whole))
+        with pytest.raises(StoreDamagedError, match="inbound") as caught:
+            await scene.client.call("sessions.show", session=session.id)
+        assert f"crab sessions check {session.id}" in caught.value.hint
+        status, doctor = await scene.client.call("status"), await scene.client.call("doctor")
+        assert "inbound.db" in status["damaged"][session.id]
+        (finding,) = [each for each in doctor["findings"] if each["subject"] == f"session {session.id}"]
+        assert "crab sessions check" in finding["fix"]
+        listed = await scene.client.call("sessions.list")
+        assert [each["phase"] for each in listed["sessions"]] == ["damaged"]
+        database.write_bytes(whole)
+        mailboxes.release(session.id)
+        assert (await scene.client.call("sessions.show", session=session.id))["mailbox"]["pending"] == 1
+        assert (await scene.client.call("status"))["damaged"] == {}
 
 
 async def test_stop_asks_the_host_to_leave(tmp_path: Path) -> None:
