@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import io
+import itertools
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 from hermitcrab.cli.main import COMMANDS, run
+from hermitcrab.settings import model
 from hermitcrab.settings.load import explain
 from hermitcrab_wire import faults
 
 HERE = Path(__file__).resolve().parent
 
 
+def said_of_settings() -> dict[str, str]:
+    """What stands below each setting in the source, by its key."""
+    classes = {each.name: each for each in ast.parse(inspect.getsource(model)).body if isinstance(each, ast.ClassDef)}
+    said: dict[str, str] = {}
+    for section, field in model.Settings.model_fields.items():
+        body = classes[str(getattr(field.annotation, "__name__", ""))].body
+        for setting, below in itertools.pairwise(body):
+            match setting, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    said[f"{section}.{name}"] = " ".join(text.split())
+    return said
+
+
 def settings_page() -> str:
-    """Every setting with its default."""
+    """Every setting with its default, and what it is."""
+    said = said_of_settings()
     with tempfile.TemporaryDirectory() as folder:
         rows = explain(Path(folder), environment={})
     lines = [
@@ -27,9 +45,9 @@ def settings_page() -> str:
         "the environment as `HERMITCRAB__SECTION__KEY`; the environment wins. `crab config show` prints what is in",
         "force and where it came from. An unknown key is refused by name.",
         "",
-        "| setting | default |",
-        "|---|---|",
-        *(f"| `{row.key}` | {'' if row.value is None else f'`{row.value}`'} |" for row in rows),
+        "| setting | default | what it is |",
+        "|---|---|---|",
+        *(f"| `{row.key}` | {'' if row.value is None else f'`{row.value}`'} | {said[row.key]} |" for row in rows),
         "",
     ]
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from hermitcrab.cli.output import GivenHome, Json, print_json, print_table
+from hermitcrab.cli.output import GivenHome, Json, print_fields, print_json, print_table
 from hermitcrab.settings.load import explain
 
 
@@ -14,4 +14,7 @@ def show(*, json: Json = False, home: GivenHome) -> None:
     if json:
         print_json([asdict(each) for each in found])
         return
+    is_there = "" if home.settings_file.exists() else " (not there)"
+    print_fields([("home", home.path), ("settings file", f"{home.settings_file}{is_there}")])
+    print()
     print_table(("SETTING", "VALUE", "FROM"), [(each.key, each.value, each.origin) for each in found], empty="")

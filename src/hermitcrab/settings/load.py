@@ -157,7 +157,7 @@ def _validate(given: Mapping[str, _Given]) -> Settings:
 
 
 def _refusal(problems: list[str]) -> SettingsError:
-    return SettingsError("; ".join(problems), hint="`crab config show` lists every setting and where it comes from.")
+    return SettingsError("; ".join(problems), hint="docs/reference/settings.md lists every setting.")
 
 
 def _unknown(key: str, given: _Given) -> str:

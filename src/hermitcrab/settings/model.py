@@ -83,14 +83,19 @@ class ContainerSettings(_Section):
     """How containers are made, and what one may use."""
 
     engine: Name = "bubblewrap"
+    """What makes the containers: bubblewrap, docker or podman, or the name of one that a package adds."""
     docker_socket: OptionalText = None
-    """None: the usual places."""
+    """Where Docker listens. None: the usual places."""
     podman_socket: OptionalText = None
+    """Where Podman listens. None: the usual places."""
     image: OptionalText = None
-    """None: the image that fits this version; bubblewrap needs none."""
+    """What containers are made from. None: the image that fits this version; bubblewrap needs none."""
     memory_mb: int = Field(default=1024, ge=64, le=1_048_576)
+    """The most memory of one container."""
     pids: int = Field(default=256, ge=16, le=65_536)
+    """The most processes and threads of one container."""
     cpus: float = Field(default=1.0, gt=0, le=1024, allow_inf_nan=False)
+    """The most CPU time of one container: 0.5 is half of one CPU."""
     workspace_mb: int = Field(default=8192, ge=0, le=1_048_576)
     """What a session may keep on disk: its own folders and its group's together; and no file may be larger. Measured
     while the session works; one that is over it is ended, and starts again when there is room. 0: no limit."""
@@ -107,12 +112,19 @@ class ContainerSettings(_Section):
     memory_budget_mb: int | None = Field(default=None, ge=64, le=16_777_216)
     """What all containers together may be counted for. None: three quarters of what is free at the host's start."""
     max_running: int = Field(default=64, ge=1, le=10_000)
+    """The most containers at a time, frozen ones included. The quietest makes room for who wants to start."""
     concurrent_starts: int = Field(default=4, ge=1, le=256)
+    """How many containers are started at a time."""
     create_deadline_s: Deadline = 60.0
+    """How long the engine may take to look for an image, and to make a container."""
     start_deadline_s: Deadline = 30.0
+    """How long the engine may take to start a container that it made."""
     hello_deadline_s: Deadline = 20.0
+    """How long the runner in a started container may take to say that it is there."""
     quiet_before_freeze_s: Quiet = 300.0
+    """A container that has nothing to do for so long is frozen; the next message thaws it."""
     quiet_before_stop_s: Quiet = 1800.0
+    """A container that has nothing to do for so long is ended; the next message starts another."""
     drain_within_s: Quiet = 5.0
     """A container that is ended while it works may finish its turn within this; only then is it told to end."""
     stop_grace_s: Quiet = 10.0
@@ -129,11 +141,17 @@ class AgentSettings(_Section):
     """What an agent group has unless it says otherwise."""
 
     provider: Name = "claude"
+    """The agent harness: claude, or echo, which repeats what it hears."""
     model: OptionalText = None
+    """The model that the harness uses. None: its own choice."""
     effort: OptionalText = None
+    """How hard the model is to think, in the words of the harness. None: its own choice."""
     assistant_name: OptionalText = None
+    """What agents call themselves. None: the name of their group."""
     max_messages_per_prompt: int = Field(default=10, ge=1, le=64)
+    """How many messages that wait are given to an agent together."""
     timezone: TimeZone = "UTC"
+    """The time zone in containers."""
     tool_timeout_s: Deadline = 900.0
     """The longest time that a tool may run: all in all if it says itself how long, else without a sign of progress."""
     tool_grace_s: Quiet = 30.0
@@ -144,7 +162,9 @@ class GatewaySettings(_Section):
     """Where the gateway sends requests, and where it finds the keys for them."""
 
     anthropic_upstream: Upstream = "https://api.anthropic.com"
+    """Where requests of the claude harness go."""
     anthropic_key: SecretReference = "env:ANTHROPIC_API_KEY"
+    """Where the host finds the key for them: env:NAME, or file:/path of a file that only its owner can read."""
 
 
 class DeliverySettings(_Section):
@@ -157,7 +177,10 @@ class DeliverySettings(_Section):
 
 
 class LogSettings(_Section):
+    """What the host writes to its standard error."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
     format: Literal["auto", "console", "json"] = "auto"
     """auto: for people on a terminal, JSON lines anywhere else."""
 
@@ -176,7 +199,9 @@ class ImageSettings(_Section):
     build_deadline_s: Deadline = 900.0
     """For fetching the packages, and once more for installing them."""
     build_memory_mb: int = Field(default=2048, ge=256, le=1_048_576)
+    """The most memory of the container in which packages are installed."""
     build_disk_mb: int = Field(default=6144, ge=64, le=1_048_576)
+    """The most that a build may add to its image, and that may be fetched for it."""
     apt_sources: OptionalText = None
     """A sources.list with which Debian packages are fetched. None: Debian's own archive, for the image's release."""
 

@@ -170,6 +170,18 @@ def test_building_the_parser_imports_no_command() -> None:
     assert {name for name in sys.modules if name.startswith("hermitcrab.cli.")} == before
 
 
+def test_the_settings_are_shown_with_where_they_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hermitcrab.toml").write_text("[containers]\npids = 300\n")
+    assert run(["--home", str(tmp_path), "config", "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["home", str(tmp_path)],
+        ["settings", "file", f"{tmp_path}/hermitcrab.toml"],
+    ]
+    (pids,) = [line.split() for line in lines if line.startswith("containers.pids")]
+    assert pids[1:] == ["300", f"{tmp_path}/hermitcrab.toml,", "line", "2"]
+
+
 def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
     command = f"{sys.executable} -m hermitcrab.cli.main --home {tmp_path} config show | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def test_no_file_is_no_allow_list(file: Path) -> None:
 def test_an_empty_file_allows_nothing(file: Path) -> None:
     write(file, "")
     assert read(file) == Allowlist()
+
+
+def test_the_example_in_the_documents_can_be_used(file: Path) -> None:
+    document = Path(__file__).resolve().parents[3] / "docs/how-to/mounts.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", document.read_text(), re.DOTALL)
+    write(file, example)
+    found = read(file, user_home="/home/u")
+    assert found is not None
+    (root,) = found.roots
+    assert (root.path, root.write, root.groups) == ("/home/u/projects", True, ("main", "helper"))
+    assert found.refused_names == ("*.kdbx",)
 
 
 def test_every_key_is_read_and_the_user_s_home_put_in(file: Path) -> None:
