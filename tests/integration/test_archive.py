@@ -164,9 +164,9 @@ async def test_a_session_moves_from_one_home_to_another_and_its_conversation_goe
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     here, there = (HostProcess(tmp_path / name / "home", engine="bubblewrap") for name in ("one", "two"))
-    await here.start()
-    await there.start()
     try:
+        await here.start()
+        await there.start()
         async with attended(Person(here.home)) as person:
             await person.say("m1", "before")
             await person.wait_for("Echo: before")
@@ -184,9 +184,10 @@ async def test_a_session_moves_from_one_home_to_another_and_its_conversation_goe
         assert "no session" in output
         code, output = await crab(there.home.path, "sessions", "check")
         assert (code, "1 of 1 sessions are sound" in output) == (0, True)
+        assert (await here.stop(), await there.stop()) == (0, 0)
     finally:
-        await here.stop()
-        await there.stop()
+        await here.kill()
+        await there.kill()
 
 
 async def test_a_move_that_is_refused_there_leaves_the_session_here_as_it_was(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ async def test_a_damaged_session_is_named_and_others_go_on(tmp_path: Path) -> No
     path = session_folders(home, damaged).mailbox / "inbound.db"
     whole = path.read_bytes()
     data = bytearray(whole)
-    data[4096:8192] = os.urandom(4096)
+    data[4096:8192] = b"\xff" * 4096
     path.write_bytes(data)
     async with host_on(tmp_path / "one", "bubblewrap") as (host, channel):
         with pytest.raises(StoreError):

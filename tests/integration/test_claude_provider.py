@@ -108,7 +108,7 @@ async def test_a_message_is_answered_without_any_secret_in_the_container(stage: 
 
 async def test_a_tool_runs_in_the_agents_folder_and_the_beat_says_so(stage: Setting) -> None:
     release = anyio.Event()
-    script = [use_tool("Bash", {"command": "pwd > here; env > env", "timeout": 9000}), say("done", after=release)]
+    script = [use_tool("Bash", {"command": "pwd > here; env > env", "timeout": 300_000}), say("done", after=release)]
     async with stage(script) as on, on.runner():
         await on.host.push(row("r1", "where are you?"))
         await on.model.asked_times(2)
@@ -121,7 +121,7 @@ async def test_a_tool_runs_in_the_agents_folder_and_the_beat_says_so(stage: Sett
         assert "PYTHONPATH" not in variables
         beat = next(beat for beat in on.host.of_kind(frames.Beat) if beat.activity == "tool")
         assert beat.detail == "Bash"
-        assert 0 < beat.until_ms <= 9000
+        assert 0 < beat.until_ms <= 300_000
 
 
 async def test_a_follow_up_reaches_the_running_turn_and_is_completed_with_its_result_only(stage: Setting) -> None:
@@ -294,8 +294,9 @@ async def test_a_drain_ends_the_runner_and_its_harness(stage: Setting) -> None:
         (harness,) = children(runner.pid)
         await on.host.say(frames.Drain(within_ms=10_000))
         assert await runner.wait() == 0
-        assert on.host.of_kind(frames.Bye)
-        assert not alive(harness)
+        await on.host.until(lambda host: bool(host.of_kind(frames.Bye)))
+        while alive(harness):  # noqa: ASYNC110  # whoever takes it in after its parent's end may take a moment
+            await anyio.sleep(0.01)
 
 
 async def test_missing_packages_are_told_plainly(stage: Setting, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -71,7 +72,8 @@ class Script:
             case "die":
                 view = await host.engine.inspect(container_name(host.installation, session.id))
                 if view is not None and view.pid is not None:
-                    os.kill(view.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # It has ended since.
+                        os.kill(view.pid, signal.SIGKILL)
             case "sweep":
                 await host.reconciler.sweep()
         sessions = [view.session for view in await host.engine.containers()]

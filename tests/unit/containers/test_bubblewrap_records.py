@@ -133,6 +133,29 @@ def test_what_another_host_is_making_is_left_alone(shelf: Shelf) -> None:
     assert not making.exists()
 
 
+def test_what_another_host_clears_away_before_it_is_locked_is_made_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open = os.open
+    cleared: list[object] = []
+
+    def opened(path: str | Path, flags: int, *more: int, **named: int) -> int:
+        if not cleared:
+            cleared.append(path)
+            Shelf(shelf.folder).open()
+            assert names(shelf.folder) == []
+        return really_open(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    shelf.create(SPEC)
+    assert names(shelf.folder) == ["one"]
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_none(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / ".trial-1"]))
+    shelf.open()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x", "created_at": "", "spec": {}}'])
 def test_a_record_that_cannot_be_read_is_none(shelf: Shelf, text: str) -> None:
     folder = created(shelf)

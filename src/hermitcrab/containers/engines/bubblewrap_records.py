@@ -157,15 +157,20 @@ class Shelf:
         for each in self.folder.iterdir():
             if each.name.startswith((_NEW, _GONE)):
                 _clear_unless_locked(each)
-            elif each.name.startswith(TRIAL) and each.stat().st_mtime < time.time() - _TRIAL_IS_OVER_S:
-                shutil.rmtree(each, ignore_errors=True)
+            elif each.name.startswith(TRIAL):
+                with contextlib.suppress(FileNotFoundError):  # Another process has ended its trial just now.
+                    if each.stat().st_mtime < time.time() - _TRIAL_IS_OVER_S:
+                        shutil.rmtree(each, ignore_errors=True)
 
     def create(self, spec: ContainerSpec) -> None:
         """Raises `name-in-use`."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self.folder / f"{_NEW}{secrets.token_hex(8)}"
         new.mkdir(mode=0o700)
-        descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self.create(spec)  # As below.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _is_at(descriptor, new):
