@@ -110,17 +110,20 @@ class Ledger:
             "SELECT status, status_changed, reason FROM processing_ack WHERE message_id = ?", (key,)
         ).fetchone()
         ack_status, changed_at, reason = ack or (None, None, None)
+        state = _inbound_state(status, ack_status)
+        # What is counted are ends that it was given back in; the one that has it, or had it, came after those.
+        attempts = (tries or 0) + (state in {"claimed", "completed"})
         return Entry(
             id=key,
             seq=seq or 0,
             direction="in",
             kind=kind,
-            state=_inbound_state(status, ack_status),
+            state=state,
             at=at,
             changed_at=changed_at,
             address=address_of(*address),
             text=_excerpt(content),
-            attempts=tries or 0,
+            attempts=attempts,
             reason=reason,
             trigger=bool(trigger),
         )
@@ -200,4 +203,6 @@ def _excerpt(content: str) -> str:
     for name in ("text", "markdown", "question", "prompt", "emoji", "fallbackText", "type", "operation", "action"):
         if isinstance(text := value.get(name), str) and text:
             return text[:EXCERPT_CHARACTERS]
+    if isinstance(names := value.get("files"), list) and names:
+        return f"[file: {', '.join(map(str, names))}]"[:EXCERPT_CHARACTERS]
     return content[:EXCERPT_CHARACTERS]

@@ -31,7 +31,7 @@ class Entry:
     address: Address | None
     text: str
     attempts: int
-    """Attempts to deliver it, or times that it was given back by a container that ended."""
+    """Attempts to deliver it, or times that an agent had it: each but the last was ended by its container's end."""
     reason: str | None = None
     next_attempt_at: str | None = None
     queued_at: str | None = None

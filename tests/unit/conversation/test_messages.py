@@ -109,7 +109,8 @@ async def test_the_whole_life_of_a_question_and_its_answer_is_linked(open_post: 
                 session,
                 lambda mailbox, generation=generation: mailbox.claim("t", [MessageId("m")], Generation(generation)),
             )
-            assert (await desk.client.call("messages.show", message="m"))["message"]["state"] == "claimed"
+            shown = (await desk.client.call("messages.show", message="m"))["message"]
+            assert (shown["state"], shown["attempts"]) == ("claimed", generation)
             if generation == 1:
                 await post.mailboxes.run(session, lambda mailbox: mailbox.release_claims(Generation(2)))
         await post.mailboxes.run(session, lambda mailbox: mailbox.finish("t", [MessageId("m")], [], None))
@@ -118,12 +119,20 @@ async def test_the_whole_life_of_a_question_and_its_answer_is_linked(open_post: 
         await post.until(session, "o", "delivered")
         asked = await desk.client.call("messages.show", message="m")
         assert events(asked) == ["received", "claimed", "given back", "claimed", "completed"]
+        assert asked["message"]["attempts"] == 2
         assert [each["id"] for each in asked["answers"]] == ["sess-fake-a/o"]
         said = await desk.client.call("messages.show", message="sess-fake-a/o")
         assert events(said) == ["said", "sending", "postponed", "sending", "delivered"]
         assert said["events"][2]["detail"] == "slow down"
         assert [each["id"] for each in said["answered"]] == ["sess-fake-a/m"]
         assert said["message"]["platform_message_id"] == "fake-1"
+
+
+async def test_a_message_of_nothing_but_files_is_known_by_their_names(open_post: Any) -> None:
+    async with open_post(FakeChannel()) as post, at_desk(post) as desk:
+        await post.say(await post.session("a"), "o", content={"text": "", "files": ["a.txt", "b.txt"]})
+        (listed,) = (await desk.client.call("messages.list"))["messages"]
+        assert listed["text"] == "[file: a.txt, b.txt]"
 
 
 async def test_listings_go_by_session_and_state_and_page_through_all(open_post: Any) -> None:
