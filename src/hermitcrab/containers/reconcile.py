@@ -184,7 +184,8 @@ class Reconciler:
                 older = Generation(last + 1)
                 freed = await self._mailboxes.run(session, lambda mailbox: mailbox.release_claims(older))
             await self._left.certify_missing(session, last, rows_returned=len(freed))
-        counts = await self._mailboxes.look(session, Mailbox.counts)
+        known = self._mailboxes.foreseen(session)
+        counts = known.counts if known is not None else await self._mailboxes.look(session, Mailbox.counts)
         if counts.undelivered:
             result.delivering += 1
             self._deliver(session)

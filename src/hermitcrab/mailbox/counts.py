@@ -24,6 +24,17 @@ class MailboxCounts:
     """Set aside until a person releases them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a mailbox stands for a host that comes back: what is unfinished, and what its runner is greeted with."""
+
+    counts: MailboxCounts
+    is_waiting: bool
+    """Whether any row that came in is unfinished, due or not."""
+    state: dict[str, str]
+    """The session's key-value state."""
+
+
 def counted(incoming: Connection, outgoing: Connection, due_at: str) -> MailboxCounts:
     """Of the two databases. Rows that come later than `due_at` are not counted yet."""
     waiting = [
@@ -33,7 +44,7 @@ def counted(incoming: Connection, outgoing: Connection, due_at: str) -> MailboxC
         pending=len(waiting),
         pending_triggers=sum(waiting),
         claimed=outbound.claimed_count(outgoing),
-        undelivered=sum(deliveries.unfinished_counts(outgoing)) + deliveries.untold_count(outgoing),
+        undelivered=deliveries.open_count(outgoing),
         last_seq=greatest_seq(incoming, outgoing),
         quarantined=inbound.quarantined_count(incoming),
     )

@@ -245,18 +245,12 @@ def unfinished_ids(connection: Connection) -> list[MessageId]:
     return [MessageId(key) for (key,) in connection.execute(query)]
 
 
-def unfinished_counts(connection: Connection) -> tuple[int, int]:
-    """How many wait, scheduled ones among them, and how many are being sent."""
-    waiting, scheduled, sending = (
-        int(connection.execute(f"SELECT count(*) FROM deliveries WHERE status = '{status}'").fetchone()[0])  # noqa: S608
-        for status in ("queued", "scheduled", "sending")
-    )
-    return waiting + scheduled, sending
-
-
-def untold_count(connection: Connection) -> int:
-    """How many ended badly without anybody being told of it yet."""
-    return int(connection.execute("SELECT count(*) FROM deliveries WHERE untold = 1").fetchone()[0])
+def open_count(connection: Connection) -> int:
+    """How many wait or are being sent, or ended badly without anybody being told of it yet."""
+    # Each part reads one small index, and nothing else.
+    conditions = ("status = 'queued'", "status = 'scheduled'", "status = 'sending'", "untold = 1")
+    query = " UNION ALL ".join(f"SELECT count(*) FROM deliveries WHERE {each}" for each in conditions)  # noqa: S608
+    return sum(count for (count,) in connection.execute(query))
 
 
 def with_status(connection: Connection, statuses: tuple[DeliveryStatus, ...], limit: int) -> Iterator[OutboundRow]:

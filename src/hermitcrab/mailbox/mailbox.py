@@ -21,7 +21,7 @@ from typing import Self
 
 from hermitcrab.errors import ConflictError, DiskFullError, NotFoundError
 from hermitcrab.mailbox import compaction, copies, deliveries, inbound, outbound
-from hermitcrab.mailbox.counts import MailboxCounts, counted, greatest_seq
+from hermitcrab.mailbox.counts import MailboxCounts, Standing, counted, greatest_seq
 from hermitcrab.mailbox.files import Files
 from hermitcrab.mailbox.ledger import Ledger
 from hermitcrab.mailbox.outgoing import Outgoing
@@ -229,6 +229,15 @@ class Mailbox(Outgoing):
     def counts(self, *, now: datetime | None = None) -> MailboxCounts:
         with self._read_inbound(), self._read_outbound():
             return counted(self._in, self._out, timestamp(now))
+
+    def standing(self) -> Standing:
+        """All at once what a host that comes back asks of it."""
+        with self._read_inbound(), self._read_outbound():
+            return Standing(
+                counts=counted(self._in, self._out, timestamp()),
+                is_waiting=inbound.any_unfinished(self._in),
+                state=outbound.state(self._out),
+            )
 
     def last_seq(self) -> int:
         """How far the numbers of both directions go."""

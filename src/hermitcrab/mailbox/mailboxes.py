@@ -11,7 +11,7 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,6 +25,7 @@ import structlog
 from anyio import to_thread
 
 from hermitcrab.errors import HermitcrabError, StoreDamagedError, StoreError, StoreTooNewError
+from hermitcrab.mailbox.counts import Standing
 from hermitcrab.mailbox.mailbox import THIS_PROCESS, Mailbox
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
@@ -33,6 +34,12 @@ from hermitcrab.store.clock import utc_now
 OPEN_AT_MOST = 400
 QUIET_BEFORE_CLOSE_S = 30.0
 THREADS = 8
+
+FORESEEN_AT_ONCE = 16
+"""Mailboxes that one thread looks into, one after the other: whoever wants one of them waits for all."""
+
+_STATE_REMEMBERED = 16 * 1024
+"""Characters. A session with more state is looked at again, so that hundreds of them are not kept in memory."""
 
 _DESCRIPTORS_EACH = 6
 """Two databases, each with its log and the log's index."""
@@ -50,6 +57,8 @@ class _Box:
     busy: threading.Lock = field(default_factory=threading.Lock)
     """A task that is cancelled from outside anyio leaves its turn while its thread still works."""
     mailbox: Mailbox | None = None
+    foreseen: Standing | None = None
+    """How it stood when it was looked at ahead. Nobody had it since."""
     users: int = 0
     """Tasks that work on it or wait for their turn; it is closed only when there are none."""
     last_used: float = 0.0
@@ -114,22 +123,39 @@ class Mailboxes:
         """As `run`, for a `function` that only reads. A mailbox that is closed stays so, if it can be read that way."""
         return await self._run(session, _look, function)
 
+    async def foresee(self, sessions: Iterable[Session]) -> None:
+        """Look into those of these mailboxes that are closed, many together. What cannot be seen so is left out."""
+        wanted = list(sessions)
+        while wanted and len(self._boxes) < self._open_at_most:
+            together, wanted = wanted[:FORESEEN_AT_ONCE], wanted[FORESEEN_AT_ONCE:]
+            closed = {each.id: each for each in together if each.id not in self._boxes and self._refusal(each) is None}
+            boxes = [self._box(each) for each in closed.values()]
+            for box in boxes:
+                box.users += 1
+                box.turn.acquire_nowait()  # Each is new: nobody can have it yet.
+            try:
+                found = await to_thread.run_sync(_look_ahead, boxes, limiter=self._limiter)
+                for box, standing in zip(boxes, found, strict=True):
+                    box.foreseen = standing
+            finally:
+                for box in boxes:
+                    box.turn.release()
+                    box.users -= 1
+
+    def foreseen(self, session: Session) -> Standing | None:
+        """How the mailbox stands, if it was looked at ahead and nobody has had it since."""
+        box = self._boxes.get(session.id)
+        return box.foreseen if box is not None and self._refusal(session) is None else None
+
     async def _run(
         self,
         session: Session,
         work: Callable[[_Box, str, Callable[[Mailbox], T]], T],
         function: Callable[[Mailbox], T],
     ) -> T:
-        if (aside := self._withheld.get(session.id) or self._set_aside.get(session.id)) is not None:
-            raise _of_session(aside, session)
-        if self._closed:
-            raise StoreError(f"session {session.id}: the host is closing its mailboxes")
-        box = self._boxes.get(session.id)
-        if box is None:
-            box = self._boxes[session.id] = _Box(self._folder_of(session), last_used=time.monotonic())
-            self._used.set()
-        else:
-            self._boxes.move_to_end(session.id)
+        if (refusal := self._refusal(session)) is not None:
+            raise refusal
+        box = self._box(session)
         box.users += 1
         try:
             async with box.turn:
@@ -141,6 +167,21 @@ class Mailboxes:
             box.last_used = time.monotonic()
             if len(self._boxes) > self._open_at_most:
                 self._used.set()
+
+    def _refusal(self, session: Session) -> StoreError | None:
+        """Why nobody gets the session's mailbox now."""
+        if (aside := self._withheld.get(session.id) or self._set_aside.get(session.id)) is not None:
+            return _of_session(aside, session)
+        return StoreError(f"session {session.id}: the host is closing its mailboxes") if self._closed else None
+
+    def _box(self, session: Session) -> _Box:
+        box = self._boxes.get(session.id)
+        if box is None:
+            box = self._boxes[session.id] = _Box(self._folder_of(session), last_used=time.monotonic())
+            self._used.set()
+        else:
+            self._boxes.move_to_end(session.id)
+        return box
 
     @property
     def open_count(self) -> int:
@@ -222,6 +263,7 @@ def _of_session(error: StoreError, session: Session) -> StoreError:
 
 def _work(box: _Box, process: str, function: Callable[[Mailbox], T]) -> T:
     with box.busy:
+        box.foreseen = None
         if box.mailbox is None:
             box.mailbox = Mailbox.open(box.path, process=process)
         try:
@@ -242,8 +284,24 @@ def _look(box: _Box, process: str, function: Callable[[Mailbox], T]) -> T:
     return _work(box, process, function)
 
 
+def _look_ahead(boxes: Iterable[_Box]) -> list[Standing | None]:
+    return [_standing(box) for box in boxes]
+
+
+def _standing(box: _Box) -> Standing | None:
+    # What is wrong with it, whoever needs it is told.
+    with box.busy, suppress(StoreError, OSError):
+        if (mailbox := Mailbox.at_rest(box.path)) is not None:
+            with mailbox:
+                standing = mailbox.standing()
+                is_small = sum(len(key) + len(value) for key, value in standing.state.items()) <= _STATE_REMEMBERED
+                return standing if is_small else None
+    return None
+
+
 def _shut(box: _Box, compact_before: datetime | None) -> None:
     with box.busy:
+        box.foreseen = None
         if box.mailbox is not None and compact_before is not None:
             try:
                 box.mailbox.compact(compact_before)

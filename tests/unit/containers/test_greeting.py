@@ -138,3 +138,40 @@ def test_a_session_in_which_nothing_waits_is_looked_at_once(tmp_path: Path) -> N
             assert not exchange.has_work
 
     asyncio.run(scenario())
+
+
+def test_a_runner_that_an_earlier_host_greeted_hears_what_was_seen_ahead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.set_state("key", "value"))
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.foresee([SESSION])
+            (welcome,) = await greeted(tmp_path, resumes=True, rows=0)
+            assert isinstance(welcome, frames.Welcome)
+            assert welcome.state == {"key": "value"}
+            assert mailboxes.looks == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_came_after_the_mailbox_was_seen_ahead_is_handed_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.state())
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.foresee([SESSION])
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("after")))
+            assert rows_in(await greeted(tmp_path, resumes=True, rows=1)) == ["after"]
+
+    asyncio.run(scenario())
+
+
+def test_what_waited_when_the_mailbox_was_seen_ahead_is_handed_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("before")))
+        async with linked(tmp_path) as (mailboxes, _):
+            await mailboxes.foresee([SESSION])
+            assert rows_in(await greeted(tmp_path, resumes=True, rows=1)) == ["before"]
+
+    asyncio.run(scenario())

@@ -207,6 +207,65 @@ async def test_a_look_into_a_damaged_mailbox_sets_it_aside(tmp_path: Path, inbou
         assert set(mailboxes.set_aside) == {session(1).id}
 
 
+async def test_what_was_seen_ahead_holds_until_somebody_has_the_mailbox(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        for number in range(1, 41):
+            await mailboxes.run(session(number), lambda mailbox: mailbox.accept(inbound("m")))
+            await mailboxes.run(session(number), lambda mailbox: mailbox.set_state("key", "value"))
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        await mailboxes.foresee(session(number) for number in range(1, 41))
+        for number in range(1, 41):
+            seen = mailboxes.foreseen(session(number))
+            assert seen is not None
+            assert (seen.counts.pending_triggers, seen.is_waiting, seen.state) == (1, True, {"key": "value"})
+            assert files_in(tmp_path / f"sess-{number}" / "mailbox") == {"inbound.db", "outbound.db"}
+        await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("n")))
+        assert mailboxes.foreseen(session(1)) is None
+        assert mailboxes.foreseen(session(2)) is not None
+        await mailboxes.withhold(session(2).id, "it is being moved")
+        mailboxes.give_back(session(2).id)
+        assert mailboxes.foreseen(session(2)) is None
+
+
+async def test_what_comes_while_a_mailbox_is_seen_ahead_is_not_overlooked(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        for number in range(1, 41):
+            await mailboxes.run(session(number), lambda mailbox: mailbox.accept(inbound("m")))
+
+    async def a_message_comes(number: int) -> None:
+        await mailboxes.run(session(number), lambda mailbox: mailbox.accept(inbound("n")))
+        assert mailboxes.foreseen(session(number)) is None
+
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mailboxes.foresee, [session(number) for number in range(1, 41)])
+            for number in range(1, 41):
+                tasks.start_soon(a_message_comes, number)
+        for number in range(1, 41):
+            assert mailboxes.foreseen(session(number)) is None
+            assert await mailboxes.look(session(number), waiting) == ["m", "n"]
+
+
+async def test_what_cannot_be_seen_ahead_is_left_to_whoever_needs_it(tmp_path: Path, inbound: In) -> None:
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        for number in (1, 2, 3):
+            await mailboxes.run(session(number), lambda mailbox: mailbox.accept(inbound("m")))
+        await mailboxes.run(session(2), lambda mailbox: mailbox.set_state("key", "long" * 10_000))
+        # With the newest row in the log beside the file, as a host that was killed leaves it.
+        shutil.copytree(tmp_path / "sess-3", tmp_path / "sess-4")
+    path = tmp_path / "sess-1" / "mailbox" / "inbound.db"
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * (path.stat().st_size - 100))
+    async with Mailboxes(in_folder(tmp_path)) as mailboxes:
+        await mailboxes.run(session(5), waiting)
+        await mailboxes.foresee(session(number) for number in range(1, 7))
+        seen = [number for number in range(1, 7) if mailboxes.foreseen(session(number)) is not None]
+        assert seen == [3]  # Damaged, with much state, one that is whole, with a log, open, not there.
+        assert mailboxes.set_aside == {}
+        with pytest.raises(StoreDamagedError):
+            await mailboxes.look(session(1), waiting)
+        assert await mailboxes.look(session(4), waiting) == ["m"]
+
+
 async def test_quiet_mailboxes_are_closed_without_being_asked(tmp_path: Path, inbound: In) -> None:
     async with Mailboxes(in_folder(tmp_path), quiet_before_close_s=0) as mailboxes:
         await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))

@@ -184,8 +184,10 @@ class Starter:
     async def foresee(self, slots: Sequence[tuple[Slot, Generation]]) -> dict[SessionId, ContainerSpec]:
         """The specs that `prepare` would give for containers that run already, each group's share looked up once.
 
-        Only the group's documents are made, and told to be in use. Those that it cannot be told of are left out.
+        Only the group's documents are made, and told to be in use. Those that it cannot be told of are left out. What
+        their runners are greeted with is looked up as well.
         """
+        await self._mailboxes.foresee(slot.session for slot, _ in slots)
         together: dict[tuple[AgentGroupId, str | None], list[tuple[Slot, Generation]]] = {}
         for slot, generation in slots:
             together.setdefault((slot.group.id, slot.session.provider), []).append((slot, generation))

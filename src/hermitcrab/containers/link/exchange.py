@@ -129,18 +129,11 @@ class Exchange(Feed):
         if self._outward.admit is not None and (why_not := await self._outward.admit(hello)):
             return frames.Refused(code="not-admitted", text=why_not[:1000])
         surroundings = await self._surroundings()
-        first = not self._greeted_before
         flow = self._flow
         news, linked = flow.news, flow.connection is not None
-
-        def look(mailbox: Mailbox) -> tuple[dict[str, str], int, bool]:
-            if first:
-                self._uploads.sweep(mailbox.kept_files())
-            return mailbox.state(), mailbox.last_seq(), mailbox.is_waiting()
-
-        state, last_seq, waits = await self._mailboxes.look(self.session, look)
-        if first and not hello.resumes:
-            self._on_wake_until = last_seq
+        # A runner that a host before this one has greeted: what that host found in the way, it has swept.
+        known = self._mailboxes.foreseen(self.session) if hello.resumes else None
+        state, waits = (known.state, known.is_waiting) if known is not None else await self._look(hello)
         self._greeted_before = True
         # What was pushed on another link meanwhile may be lost with it.
         waits = waits or flow.news != news or linked or flow.connection is not None
@@ -168,6 +161,20 @@ class Exchange(Feed):
         if flow.more_waits:
             await self.pump()
         return None
+
+    async def _look(self, hello: frames.Hello) -> tuple[dict[str, str], bool]:
+        """The state that the mailbox has for the runner, and whether any row is unfinished there."""
+        first = not self._greeted_before
+
+        def look(mailbox: Mailbox) -> tuple[dict[str, str], bool, int]:
+            if first:
+                self._uploads.sweep(mailbox.kept_files())
+            return mailbox.state(), mailbox.is_waiting(), mailbox.last_seq()
+
+        state, waits, last_seq = await self._mailboxes.look(self.session, look)
+        if first and not hello.resumes:
+            self._on_wake_until = last_seq
+        return state, waits
 
     def _welcome(self, surroundings: Surroundings, state: dict[str, str]) -> frames.Welcome:
         return frames.Welcome(
