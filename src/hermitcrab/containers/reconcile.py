@@ -7,11 +7,13 @@ settled holds up no other and does not keep the host from starting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
 import structlog
+from anyio.lowlevel import checkpoint
 
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.lifecycle.deadline import Deadline
@@ -36,7 +38,23 @@ SWEEP_INTERVAL_S = 30.0
 ASKED_AGAIN_AFTER_S = 3.0
 """While the engine has not answered this host even once, and nothing can be started."""
 
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
+
+
+async def a_few_at_a_time(function: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+    """`function` of each item, `AT_ONCE` side by side. An error costs that item alone."""
+    waiting = iter(list(items))
+
+    async def work() -> None:
+        for item in waiting:
+            await isolated(function, item)
+            await checkpoint()  # Where there was nothing to wait for, others are served in between.
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(work)
 
 
 @dataclass(slots=True)
@@ -118,33 +136,28 @@ class Reconciler:
                 self._left.engine_not_seen(error.message)
             return
         await isolated(self._left.expect, found)
-        limiter = anyio.Semaphore(AT_ONCE, fast_acquire=True)
         missing = self._left.live()
+        for view in found:
+            missing.pop(view.name, None)
 
         async def meet(view: ContainerView) -> None:
-            async with limiter:
-                result.unmet.add(view.session)
-                match await self._left.meet(view):
-                    case "adopted":
-                        result.adopted += 1
-                    case "removed":
-                        result.removed += 1
-                    case "kept":
-                        pass
-                result.unmet.discard(view.session)
+            result.unmet.add(view.session)
+            match await self._left.meet(view):
+                case "adopted":
+                    result.adopted += 1
+                case "removed":
+                    result.removed += 1
+                case "kept":
+                    pass
+            result.unmet.discard(view.session)
 
         async def look_again(session: Session) -> None:
-            async with limiter:
-                before = self._runner.generation_of(session.id)
-                await self._left.look_again(session.id)
-                result.repaired += before is not None and self._runner.generation_of(session.id) != before
+            before = self._runner.generation_of(session.id)
+            await self._left.look_again(session.id)
+            result.repaired += before is not None and self._runner.generation_of(session.id) != before
 
-        async with anyio.create_task_group() as tasks:
-            for view in found:
-                missing.pop(view.name, None)
-                tasks.start_soon(isolated, meet, view)
-            for session in missing.values():
-                tasks.start_soon(isolated, look_again, session)
+        await a_few_at_a_time(meet, found)
+        await a_few_at_a_time(look_again, missing.values())
         if not self._seen:
             self._seen = True
             self._left.engine_seen()
@@ -159,20 +172,16 @@ class Reconciler:
 
     async def _look_at_sessions(self, result: Reconciled, found: Iterable[Session]) -> None:
         """What an earlier host left in them. What cannot be seen now, as on a full disk, a sweep comes back to."""
-        limiter = anyio.Semaphore(AT_ONCE, fast_acquire=True)
 
         async def look(session: Session) -> None:
-            async with limiter:
-                self._left.overlook(session.id)
-                try:
-                    await self._look_at(session, result)
-                except (StoreDamagedError, StoreTooNewError):
-                    self._left.looked_at(session.id)  # There is no more to be seen until somebody has mended it.
-                    raise
+            self._left.overlook(session.id)
+            try:
+                await self._look_at(session, result)
+            except (StoreDamagedError, StoreTooNewError):
+                self._left.looked_at(session.id)  # There is no more to be seen until somebody has mended it.
+                raise
 
-        async with anyio.create_task_group() as tasks:
-            for session in found:
-                tasks.start_soon(isolated, look, session)
+        await a_few_at_a_time(look, found)
 
     async def _look_at(self, session: Session, result: Reconciled) -> None:
         is_unknown = result.engine_unknown or session.id in result.unmet
