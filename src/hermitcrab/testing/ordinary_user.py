@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
     if missing := [name for name in ("unshare", "setpriv", "mount") if shutil.which(name) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     # Not below root's own scratch folder, which is closed to others.
-    base = Path("/tmp") / f"hermitcrab-user-{os.getpid()}"
-    base.mkdir(mode=0o755)
+    base = Path(tempfile.mkdtemp(prefix="hermitcrab-user-", dir="/tmp"))
+    base.chmod(0o755)
     try:
         shutil.copytree("/etc", base / "etc", symlinks=True)
         _add_user(base / "etc", base / "home")

@@ -11,13 +11,14 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
@@ -31,6 +32,9 @@ from hermitcrab.store import deaths
 from hermitcrab.testing.fake_engine import FakeContainer, FakeMachine
 from hermitcrab.testing.simulation import Simulation
 from hermitcrab.testing.virtual_time import VirtualLoop, work_in_place
+
+pytestmark = pytest.mark.timeout(300)
+"""Twenty lives are seconds of work on a machine that has nothing else to do, and up to a minute on a busy one."""
 
 T = TypeVar("T")
 
@@ -294,4 +298,15 @@ Life.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestLife = Life.TestCase
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(autouse=True)
+def without_asyncios_words() -> Iterator[None]:
+    """Hosts are torn down here by the dozen; elsewhere, what asyncio says is looked at."""
+    log = logging.getLogger("asyncio")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
