@@ -16,6 +16,10 @@ NOTICED = 1 / 32
 """When so much of what it may keep is lost to the disk since a container was last measured, it is measured even if it
 says that it does nothing."""
 
+SELDOM = 6
+"""One that says that it does nothing, on a disk that loses nothing, is measured so many times more seldom: others may
+give back just then what it takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
@@ -86,4 +90,4 @@ def is_due(
     """
     if since_s < max(every_s, took_s / SHARE):
         return False
-    return worked or shrank(allowance, then, now)
+    return worked or shrank(allowance, then, now) or since_s >= SELDOM * every_s

@@ -34,7 +34,8 @@ from hermitcrab.model.container import (
 from hermitcrab.model.ids import InstallationId
 
 _STARTED_AT = "2026-01-01T00:00:00.000+00:00"
-_FIRST_PID = 10_000
+_FIRST_PID = 10_000_000
+"""Beyond what any kernel gives to a process: who looks there finds nobody."""
 
 
 class FakeProcess:

@@ -322,7 +322,8 @@ def test_version_1_kills_who_is_left_in_a_group_also_a_frozen_one(version_1: Cgr
     if version_1.unrealized:
         pytest.skip(str(version_1.unrealized))
     group = made(version_1)
-    joined = ["/bin/sh", "-c", 'for each; do echo 0 > "$each"; done; echo in; sleep 30', "sh", *group.entrances()]
+    # One process: a shell whose child was killed before it could end by itself with what came of that.
+    joined = ["/bin/sh", "-c", 'for each; do echo 0 > "$each"; done; echo in; exec sleep 30', "sh", *group.entrances()]
     with subprocess.Popen(joined, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"in\n"

@@ -206,6 +206,8 @@ FULL = Free(bytes=1 << 40, files=1 << 20)
         (9.0, 0.01, True, MEBIBYTE, 0, False),
         (11.0, 2.0, True, MEBIBYTE, 0, False),
         (41.0, 2.0, True, 0, 0, True),
+        (59.0, 0.01, False, -MEBIBYTE, 0, False),
+        (60.0, 0.01, False, -MEBIBYTE, 0, True),
     ],
 )
 def test_who_works_is_measured_and_who_does_not_only_when_the_disk_shrinks(

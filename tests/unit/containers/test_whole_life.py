@@ -33,9 +33,6 @@ from hermitcrab.testing.fake_engine import FakeContainer, FakeMachine
 from hermitcrab.testing.simulation import Simulation
 from hermitcrab.testing.virtual_time import VirtualLoop, work_in_place
 
-pytestmark = pytest.mark.timeout(300)
-"""Twenty lives are seconds of work on a machine that has nothing else to do, and up to a minute on a busy one."""
-
 T = TypeVar("T")
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

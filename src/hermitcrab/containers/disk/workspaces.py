@@ -26,7 +26,7 @@ from hermitcrab.containers.materials.desk import session_folders
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.lifecycle import Signal
 from hermitcrab.logic.precedence import allowance
-from hermitcrab.logic.workspace import MEBIBYTE, Allowance, Free, Usage, excess, is_due, shrank
+from hermitcrab.logic.workspace import MEBIBYTE, Allowance, Free, Usage, excess, is_due
 from hermitcrab.model.ids import SessionId
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.model import ContainerSettings
@@ -75,7 +75,7 @@ class Workspaces:
     async def begin(self, slot: Slot) -> None:
         """A container is about to start: from now on it counts what it takes."""
         left = await self.free()
-        slot.measured = None if left is None else Measured(at=anyio.current_time(), free=left, free_at_first=left)
+        slot.measured = None if left is None else Measured(at=anyio.current_time(), free=left)
 
     async def look(self, slot: Slot, stop: Callable[[Slot, str], Awaitable[None]], *, left: Free) -> None:
         """Measure the slot's live container if it is time, and end it if it keeps too much. `left`: see `free`."""
@@ -98,7 +98,7 @@ class Workspaces:
     def _is_due(self, slot: Slot, allowed: Allowance, left: Free) -> bool:
         last = slot.measured
         if last is None:  # It was taken over from an earlier host.
-            slot.measured = Measured(at=anyio.current_time(), free=left, free_at_first=left)
+            slot.measured = Measured(at=anyio.current_time(), free=left)
             return False
         return is_due(
             allowed,
@@ -118,11 +118,10 @@ class Workspaces:
             began = monotonic()
             left = await to_thread.run_sync(free, self._home.path)
             usage = await to_thread.run_sync(partial(measure, roots, allowed))
-            at_first = slot.measured.free_at_first if slot.measured is not None else left
-            if shrank(allowed, at_first, left) and not excess(usage, allowed):
+            if not excess(usage, allowed):
                 usage = replace(usage, parts={**usage.parts, REMOVED: await self._held(slot)})
             took_s = monotonic() - began
-        slot.measured = Measured(at=anyio.current_time(), took_s=took_s, free=left, free_at_first=at_first, usage=usage)
+        slot.measured = Measured(at=anyio.current_time(), took_s=took_s, free=left, usage=usage)
         return usage
 
     async def _held(self, slot: Slot) -> int:

@@ -121,8 +121,6 @@ class Measured:
     at: float
     free: Free
     """On the whole disk, then."""
-    free_at_first: Free
-    """When it was looked at for the first time."""
     took_s: float = 0.0
     usage: Usage | None = None
     """None: it was not measured yet."""
