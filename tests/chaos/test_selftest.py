@@ -157,11 +157,15 @@ async def test_a_docker_of_the_tests_own_comes_back_after_it_was_killed(tmp_path
     assert log.count("API listen on") == 2
 
 
-def test_impossible_wishes_are_refused() -> None:
-    command = [sys.executable, "-m", "hermitcrab.cli.main", "selftest", "--sessions", "0"]
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [(("--sessions", "0"), "--sessions"), (("--minutes", "2"), "--chaos"), (("--seed", "7"), "--chaos")],
+)
+def test_impossible_wishes_are_refused(wish: tuple[str, ...], told: str) -> None:
+    command = [sys.executable, "-m", "hermitcrab.cli.main", "selftest", *wish]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "--sessions" in done.stderr
+    assert told in done.stderr
 
 
 def test_control_groups_of_others_that_go_while_ours_are_looked_for_change_nothing(tmp_path: Path) -> None:

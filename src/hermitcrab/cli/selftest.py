@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hermitcrab.selftest.outcome import Outcome, Plan, Progress
 
 SESSIONS = 5
-CHAOS_SESSIONS = 50
+CHAOS_SESSIONS, CHAOS_MINUTES, FAULT_EVERY_S = 50, 10.0, 2.0
 
 TOLD_EVERY_S = 15.0
 """Where there is no terminal on which a line could be written anew."""
@@ -40,10 +40,12 @@ _PHASES = {
 async def selftest(
     *,
     chaos: Annotated[bool, Parameter(negative="", help="Kill, stall, cut and fill meanwhile.")] = False,
-    minutes: Annotated[float, Parameter(help="With --chaos: for so long.")] = 10.0,
+    minutes: Annotated[float | None, Parameter(help="With --chaos: for so long (default: 10).")] = None,
     seed: Annotated[int | None, Parameter(help="With --chaos: the same faults in the same order again.")] = None,
     sessions: Annotated[int | None, Parameter(help="Conversations (default: 5, with --chaos 50).")] = None,
-    fault_every: Annotated[float, Parameter(help="With --chaos: seconds between faults, on average.")] = 2.0,
+    fault_every: Annotated[
+        float | None, Parameter(help="With --chaos: seconds between faults, on average (default: 2).")
+    ] = None,
     engine: Annotated[str, Parameter(help="bubblewrap, docker or podman.")] = "bubblewrap",
     log: Annotated[Path | None, Parameter(help="Keep the hosts' log in this file.")] = None,
     json: Json = False,
@@ -55,6 +57,10 @@ async def selftest(
     from hermitcrab.selftest.outcome import Plan  # noqa: PLC0415  # heavy
     from hermitcrab.selftest.run import run  # noqa: PLC0415
 
+    if not chaos and (minutes, seed, fault_every) != (None, None, None):
+        raise BadInputError("--minutes, --seed and --fault-every are of no use without --chaos.")
+    minutes = CHAOS_MINUTES if minutes is None else minutes
+    fault_every = FAULT_EVERY_S if fault_every is None else fault_every
     count = sessions if sessions is not None else (CHAOS_SESSIONS if chaos else SESSIONS)
     if not 1 <= count <= 500 or not 0 < minutes <= 24 * 60 or not 0.1 <= fault_every <= 3600:
         raise BadInputError(
