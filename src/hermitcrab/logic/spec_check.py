@@ -11,11 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.credentials import credential_in, may_hold_credential
 from hermitcrab.logic.mounts import EXTRA, name_problem
-from hermitcrab.model.container import ContainerSpec, Mount, MountClass
+from hermitcrab.model.container import ContainerSpec, MountClass
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}", re.ASCII)
 """Names of containers that every engine takes. Nothing in it can leave the path of an API address."""
@@ -57,22 +58,41 @@ def _faults(spec: ContainerSpec) -> Iterator[str]:
     yield from _command(spec)
     yield from _environment(spec)
     yield from _limits(spec)
-    paths = [*(mount.target for mount in spec.mounts), *spec.tmpfs]
-    if len(paths) > _ITEMS_AT_MOST:
-        yield f"{len(paths)} mounts are too many"
+    count = len(spec.mounts) + len(spec.tmpfs)
+    if count > _ITEMS_AT_MOST:
+        yield f"{count} mounts are too many"
         return
-    yield from (fault for path in paths if (fault := _path_fault("target", path)))
     if spec.workdir != "/" and (fault := _path_fault("working folder", spec.workdir)):
         yield fault
     yield from (fault for mount in spec.mounts if (fault := _path_fault("source", mount.source)))
-    writable = [*(mount.target for mount in spec.mounts if mount.writable), *spec.tmpfs]
+    places = tuple(_Place(mount.target, mount.writable, mount.mount_class) for mount in spec.mounts)
+    yield from _layout_faults(places, spec.tmpfs)
+
+
+class _Place(NamedTuple):
+    """A mount, as the container sees it."""
+
+    target: str
+    writable: bool
+    mount_class: MountClass
+
+
+@lru_cache(maxsize=64)  # a container's layout is that of every other one of its group
+def _layout_faults(places: tuple[_Place, ...], tmpfs: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_faults_of_layout(places, tmpfs))
+
+
+def _faults_of_layout(places: tuple[_Place, ...], tmpfs: tuple[str, ...]) -> Iterator[str]:
+    paths = [*(place.target for place in places), *tmpfs]
+    yield from (fault for path in paths if (fault := _path_fault("target", path)))
+    writable = [*(place.target for place in places if place.writable), *tmpfs]
     yield from (f"{path!r} belongs to the sandbox itself" for path in paths if _covered(path, _OF_THE_SANDBOX))
     yield from (f"{path!r} would be writable" for path in writable if _covered(path, _TO_BE_READ))
     yield from (f"two mounts on {path!r}" for path, count in Counter(paths).items() if count > 1)
-    for mount in spec.mounts:
-        yield from _class(mount)
-        yield from _place(mount, spec)
-    yield from (f"{path!r} would hide what the host put in {over!r}" for path, over in _hidden(spec))
+    for place in places:
+        yield from _class(place)
+        yield from _position(place, places)
+    yield from (f"{path!r} would hide what the host put in {over!r}" for path, over in _hidden(places, tmpfs))
 
 
 def _identity(spec: ContainerSpec) -> Iterator[str]:
@@ -142,33 +162,33 @@ def _covered(path: str, folders: tuple[str, ...]) -> bool:
     return any(_covers(folder, path) for folder in folders)
 
 
-def _class(mount: Mount) -> Iterator[str]:
-    if mount.writable and mount.mount_class in _READ_ONLY:
-        yield f"{mount.target!r} is {mount.mount_class}, and would be writable"
+def _class(place: _Place) -> Iterator[str]:
+    if place.writable and place.mount_class in _READ_ONLY:
+        yield f"{place.target!r} is {place.mount_class}, and would be writable"
 
 
-def _place(mount: Mount, spec: ContainerSpec) -> Iterator[str]:
+def _position(place: _Place, places: tuple[_Place, ...]) -> Iterator[str]:
     """Additional mounts have one place and nothing else is in it; the host's own places take in nothing else."""
-    parent, _, name = mount.target.rpartition("/")
-    if mount.mount_class is MountClass.EXTRA:
+    parent, _, name = place.target.rpartition("/")
+    if place.mount_class is MountClass.EXTRA:
         if parent != EXTRA or name_problem(name):
-            yield f"{mount.target!r} is no place for an additional mount: {EXTRA}/NAME is"
+            yield f"{place.target!r} is no place for an additional mount: {EXTRA}/NAME is"
         return
-    if mount.target != EXTRA and _covers(EXTRA, mount.target):
-        yield f"{mount.target!r} is a place for additional mounts"
-    if not mount.writable:
+    if place.target != EXTRA and _covers(EXTRA, place.target):
+        yield f"{place.target!r} is a place for additional mounts"
+    if not place.writable:
         return
-    for other in spec.mounts:
-        if other.mount_class in _READ_ONLY and other.target != mount.target and _covers(other.target, mount.target):
-            yield f"{mount.target!r} would be writable inside the read-only {other.target!r}"
+    for other in places:
+        if other.mount_class in _READ_ONLY and other.target != place.target and _covers(other.target, place.target):
+            yield f"{place.target!r} would be writable inside the read-only {other.target!r}"
 
 
-def _hidden(spec: ContainerSpec) -> Iterator[tuple[str, str]]:
+def _hidden(places: tuple[_Place, ...], tmpfs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Folders in memory inside what the host put there."""
-    for path in spec.tmpfs:
-        for mount in spec.mounts:
-            if path != mount.target and _covers(mount.target, path):
-                yield path, mount.target
+    for path in tmpfs:
+        for place in places:
+            if path != place.target and _covers(place.target, path):
+                yield path, place.target
 
 
 def _credentials(spec: ContainerSpec) -> Iterator[str]:

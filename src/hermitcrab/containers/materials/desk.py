@@ -91,15 +91,15 @@ class SessionFolders:
 
     def run(self, generation: Generation) -> Path:
         """Each generation has a socket folder of its own: an old container cannot reach a new one's link."""
-        return self.root / "run" / str(generation)
+        return self.root / f"run/{generation}"
 
     def extra_points(self, generation: Generation) -> Path:
         """Only the places of additional mounts, which differ from one generation to the next."""
-        return self.root / "extra" / str(generation)
+        return self.root / f"extra/{generation}"
 
 
 def session_folders(home: Home, session: Session) -> SessionFolders:
-    return SessionFolders(root=home.sessions / session.agent_group_id / session.id)
+    return SessionFolders(root=home.sessions / f"{session.agent_group_id}/{session.id}")
 
 
 class MaterialsDesk:
