@@ -143,7 +143,7 @@ async def _live(home: Home, made: list[Session]) -> int:
 
 async def _imports_ms() -> float:
     began = time.monotonic()
-    await anyio.run_process([sys.executable, "-c", "import hermitcrab.cli.up"])
+    await anyio.run_process([sys.executable, "-c", "import hermitcrab.cli.hosting"])
     return (time.monotonic() - began) * 1000
 
 

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hermitcrab import __version__
@@ -197,23 +198,37 @@ def _dispatch(words: list[str], home: str | None) -> int:
         if words[0] == "up":
             import_structlog()
         import anyio  # noqa: PLC0415
-        from cyclopts import CycloptsError  # noqa: PLC0415
 
-        from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
-
-        try:
-            line = _dash_last(words)
-            # Imports the command's module, with all that it needs.
-            command, bound, ignored = build_app().parse_args(line, print_error=False, exit_on_error=False)
-        except CycloptsError as error:
-            told = " ".join(str(error).split())
-            raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
-    given = {"home": Home(resolve(home))} if "home" in ignored else {}
-
-    outcome: object = command(*bound.args, **bound.kwargs, **given)
+        # As service managers say it: whoever waits for a host to come back need not wait for a parser as well.
+        call = _host(home) if words == ["up"] else _parsed(words, home)
+    outcome = call()
     if isinstance(outcome, Awaitable):
         outcome = anyio.run(_awaited, outcome)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _host(home: str | None) -> Callable[[], object]:
+    from hermitcrab.cli.hosting import run_host  # noqa: PLC0415
+    from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
+
+    return partial(run_host, Home(resolve(home)))
+
+
+def _parsed(words: list[str], home: str | None) -> Callable[[], object]:
+    """The command that a line stands for. Raises BadInputError."""
+    from cyclopts import CycloptsError  # noqa: PLC0415
+
+    from hermitcrab.settings.home import Home, resolve  # noqa: PLC0415
+
+    try:
+        line = _dash_last(words)
+        # Imports the command's module, with all that it needs.
+        command, bound, ignored = build_app().parse_args(line, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        told = " ".join(str(error).split())
+        raise BadInputError(told, hint=f"crab {_command_of(words)}--help") from error
+    given = {"home": Home(resolve(home))} if "home" in ignored else {}
+    return partial(command, *bound.args, **bound.kwargs, **given)
 
 
 async def _awaited(outcome: Awaitable[object]) -> object:

@@ -156,7 +156,8 @@ _Image = Annotated[str, _like(r"[a-z0-9/][A-Za-z0-9._:/@+-]{0,511}", "a referenc
 
 class _Part(BaseModel):
     # Strict: "512" is no number and 1 no truth. Lists become tuples, as JSON has only lists.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Built with the first document: most groups have none.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class _Server(_Part):

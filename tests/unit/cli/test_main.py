@@ -41,6 +41,21 @@ def test_commands_load_only_what_they_need() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_host_without_options_waits_for_no_parser() -> None:
+    code = (
+        "import sys; from hermitcrab.cli.main import run; assert run(['--home', '/dev/null/home', 'up']) == 1;"
+        "assert 'hermitcrab.app' in sys.modules; heavy = {'cyclopts', 'attr', 'rich', 'httpx2'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "/dev/null/home" in told.stderr
+
+
+def test_a_host_is_told_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--home", str(tmp_path / "home"), "up", "--provider", "nobody"]) != 0
+    assert "There is no provider 'nobody'" in capsys.readouterr().err
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"crab {__version__}\n"
