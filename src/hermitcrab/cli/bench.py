@@ -11,9 +11,10 @@ from hermitcrab.cli.output import Json, print_fields, print_json
 Engine = Annotated[str, Parameter(help="bubblewrap, docker or podman.")]
 
 _COUNTED = validators.Number(gte=1, lte=100_000_000)
-Messages = Annotated[int, Parameter(help="Messages that are timed.", validator=_COUNTED)]
-Sessions = Annotated[int, Parameter(help="Sessions, each with a container of its own.", validator=_COUNTED)]
-Runs = Annotated[int, Parameter(help="Times that it is done.", validator=_COUNTED)]
+Messages = Annotated[int, Parameter(help="How many messages are timed.", validator=_COUNTED)]
+Sessions = Annotated[int, Parameter(help="How many sessions there are.", validator=_COUNTED)]
+MessagesEach = Annotated[int, Parameter(help="How many messages each session gets.", validator=_COUNTED)]
+Runs = Annotated[int, Parameter(help="How often it is done.", validator=_COUNTED)]
 Count = Annotated[int, Parameter(validator=_COUNTED)]
 
 
@@ -78,7 +79,7 @@ async def stop(*, engine: Engine = "bubblewrap", sessions: Sessions = 300, json:
 
 
 async def throughput(
-    *, engine: Engine = "bubblewrap", sessions: Sessions = 100, messages: Messages = 50, json: Json = False
+    *, engine: Engine = "bubblewrap", sessions: Sessions = 100, messages: MessagesEach = 50, json: Json = False
 ) -> None:
     """Messages a second through live sessions that all talk at once, and how evenly they are served."""
     from hermitcrab_bench import throughput as benchmark  # noqa: PLC0415

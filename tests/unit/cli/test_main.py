@@ -185,6 +185,12 @@ def test_building_the_parser_imports_no_command() -> None:
     assert {name for name in sys.modules if name.startswith("hermitcrab.cli.")} == before
 
 
+@pytest.mark.parametrize("words", [("wake", "--runs", "0"), ("idle", "--sessions", "-1"), ("fuzz", "--frames", "0")])
+def test_nothing_is_measured_of_nothing(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", *words]) == 2
+    assert f"for {words[1]}" in capsys.readouterr().err
+
+
 def test_the_settings_are_shown_with_where_they_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hermitcrab.toml").write_text("[containers]\npids = 300\n")
     assert run(["--home", str(tmp_path), "config", "show"]) == 0
