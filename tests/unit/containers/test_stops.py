@@ -8,6 +8,7 @@ import anyio
 import structlog
 
 from hermitcrab.model.container import ContainerStatus
+from hermitcrab.model.ids import Generation
 from hermitcrab.testing.simulation import Simulation
 
 Play = Callable[..., None]
@@ -213,3 +214,24 @@ def test_a_frozen_one_ends_at_once(play: Play) -> None:
         assert simulation.container("chat") is None
 
     play(scenario, quiet_before_freeze_s=10.0)
+
+
+def test_a_look_for_the_end_of_an_earlier_generation_leaves_the_present_one_alone(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        await has_live(simulation)
+        key = simulation.chats["chat"][1]
+        session = await simulation.session(key)
+        await simulation.host.runner.restart(session, wake=True)
+        await simulation.until_phase("chat", "ready")
+        container = simulation.container("chat")
+        assert container is not None
+        certificates = await simulation.host.runner.certificates(session)
+        slot = simulation.host.runner._slots.get(key)
+        assert slot is not None
+        # As when it was asked for before the restart, and comes to its turn after it.
+        await simulation.host.runner._stopper.check(slot, Generation(slot.life.generation - 1))
+        assert simulation.container("chat") is container
+        assert simulation.phase("chat") == "ready"
+        assert await simulation.host.runner.certificates(session) == certificates
+
+    play(scenario)
