@@ -102,6 +102,23 @@ def test_the_one_that_was_quiet_longest_makes_room(play: Play, phase: str) -> No
     play(scenario, **THREE)
 
 
+def test_while_one_is_slow_to_make_room_no_other_is_ended_for_it(play: Play) -> None:
+    async def scenario(simulation: Simulation) -> None:
+        names = await sessions(simulation, 4)
+        for name in names[:3]:
+            await simulation.say(name)
+            await simulation.answered()
+        simulation.script.stubborn = {simulation.chats[names[0]][1]}
+        await simulation.say(names[3])
+        await simulation.until_phase(names[0], "draining", "stopping")
+        # One that has just nothing to do any more lets whoever waits look again.
+        await simulation.say(names[1])
+        await simulation.answered()
+        assert [simulation.phase(name) for name in names] == ["absent", "ready", "ready", "ready"]
+
+    play(scenario, memory_budget_mb=3 * 256, drain_within_s=0.5, stop_grace_s=1.0)
+
+
 def test_a_group_with_many_sessions_does_not_starve_another(play: Play) -> None:
     async def scenario(simulation: Simulation) -> None:
         (other,) = await sessions(simulation, 1)

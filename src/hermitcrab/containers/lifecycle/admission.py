@@ -6,7 +6,7 @@ cannot be taken back from one that works. Freezing gives no memory back, so a fr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from hermitcrab.containers.lifecycle.slots import Slots
 from hermitcrab.containers.lifecycle.watch import least_recently_active
 from hermitcrab.logic.fair_queue import FairQueue, Lack, Room, Ticket
 from hermitcrab.logic.lifecycle import LIVE
-from hermitcrab.model.ids import SessionId
+from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.settings.model import ContainerSettings
 
 EVICTED_WITHIN_S = 2.0
-"""If the one that was to make room has not ended by then, another is asked to."""
+"""So long, the place of one that was to make room counts as free soon; then another one is asked to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,8 @@ class Admission:
         """Set for whoever waits when it should look again."""
         self._entering: dict[SessionId, int] = {}
         """Admitted, and not counted by their phase yet; with what each is counted for."""
+        self._leaving: dict[SessionId, tuple[Generation, float]] = {}
+        """Which generation was asked to make room, and until when its place counts as free soon."""
 
     @asynccontextmanager
     async def admitted(self, slot: Slot) -> AsyncIterator[None]:
@@ -114,30 +116,46 @@ class Admission:
     async def _await_turn(self, ticket: Ticket) -> None:
         turn = self._turns[ticket.key]
         while True:
-            evicting = False
+            wait_s = float("inf")
             if self._queue.first() is ticket:
                 lack = self._room().lack(ticket.memory_mb)
                 if lack is None:
                     self._queue.take()
                     return
-                evicting = lack is not Lack.TURN and self._evict()
-            with anyio.move_on_after(EVICTED_WITHIN_S if evicting else float("inf")):
+                if lack is not Lack.TURN:
+                    wait_s = self._make_room(ticket.memory_mb)
+            with anyio.move_on_after(wait_s):
                 await turn.wait()
             turn = self._turns[ticket.key] = anyio.Event()
 
-    def _evict(self) -> bool:
-        """Begin to end the container that has been quiet longest. False: all of them work."""
-        idle = least_recently_active(each for each in self._slots if each.session.id not in self._entering)
-        if idle is not None:
+    def _make_room(self, memory_mb: int) -> float:
+        """Begin to end as many containers as it takes, those first that have been quiet longest.
+
+        After how many seconds to look whether they have ended, if nothing tells of it. Without end: all of them work.
+        """
+        now = anyio.current_time()
+        self._leaving = {key: each for key, each in self._leaving.items() if self._is_leaving(key, *each)}
+        while self._room(without=self._leaving).lack(memory_mb) in {Lack.MEMORY, Lack.PLACE}:
+            staying = (each for each in self._slots if each.session.id not in {*self._entering, *self._leaving})
+            idle = least_recently_active(staying)
+            if idle is None:
+                break
+            self._leaving[idle.session.id] = idle.life.generation, now + EVICTED_WITHIN_S
             self._background.spawn(self._stop, idle, "evicted")
-        return idle is not None
+        return min((until - now for _, until in self._leaving.values()), default=float("inf"))
+
+    def _is_leaving(self, key: SessionId, generation: Generation, until: float) -> bool:
+        slot = self._slots.get(key)
+        still_there = slot is not None and slot.life.phase in LIVE and slot.life.generation == generation
+        return still_there and anyio.current_time() < until
 
     def _memory_mb(self, slot: Slot) -> int:
         limit = slot.config.limits.memory_mb or self._settings.memory_mb
         return min(limit, self._settings.memory_reservation_mb)
 
-    def _room(self) -> Room:
-        settled = [slot for slot in self._slots if slot.life.phase in LIVE and slot.session.id not in self._entering]
+    def _room(self, *, without: Collection[SessionId] = ()) -> Room:
+        counted_apart = {*self._entering, *without}
+        settled = [slot for slot in self._slots if slot.life.phase in LIVE and slot.session.id not in counted_apart]
         return Room(
             starting=len(self._entering),
             starts_at_most=self._settings.concurrent_starts,
