@@ -83,17 +83,19 @@ async def test_what_podman_forgot_of_a_start_goes_with_its_container(tmp_path: P
 @pytest.mark.engine("docker")
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("dockerd") is None, reason="needs root and dockerd")
 async def test_what_docker_forgot_of_a_start_goes_with_its_container(tmp_path: Path) -> None:
-    with docker_folders(tmp_path):
-        run = Path("/run") / tmp_path.name
-        made = runtime(tmp_path, "runc", pid=run / "pid")
-        service = dockerd(tmp_path, f"--add-runtime=dying={made}", "--default-runtime=dying")
+    folder = tmp_path / f"crab-{os.urandom(6).hex()}"  # Its name is used outside of it: no other test may have it.
+    folder.mkdir()
+    with docker_folders(folder):
+        run = Path("/run") / folder.name
+        made = runtime(folder, "runc", pid=run / "pid")
+        service = dockerd(folder, f"--add-runtime=dying={made}", "--default-runtime=dying")
         try:
             await service.start()
             command = ["docker", "--host", f"unix://{service.socket}", "import", "-", "tiny:latest"]
             await anyio.run_process(command, input=tiny_root())
             harness = EngineHarness(
                 docker_engine,
-                tmp_path,
+                folder,
                 image="tiny:latest",
                 socket=str(service.socket),
                 installation=InstallationId(f"f{os.urandom(4).hex()}"),

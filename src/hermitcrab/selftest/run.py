@@ -17,7 +17,7 @@ from hermitcrab.app import open_engine
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.images.desk import default_tag
 from hermitcrab.control.client import ControlClient
-from hermitcrab.errors import EngineError, Failure, HermitcrabError
+from hermitcrab.errors import EngineError, Failure, HermitcrabError, HostUnreachableError
 from hermitcrab.observe.supervision import isolated
 from hermitcrab.selftest.acts import Acts
 from hermitcrab.selftest.daemons import Daemon, own_daemon
@@ -36,6 +36,7 @@ from hermitcrab.store.database import Store
 from hermitcrab.testing.host_process import HostProcess
 
 TOLD_EVERY_S = 0.5
+LOOKED_EVERY_S = 1.0
 
 Tell = Callable[[Progress], None]
 
@@ -195,8 +196,24 @@ class _Test:
                 most = talker.tally.said + self._plan.messages_at_least
                 talking.start_soon(functools.partial(talker.talk, until=never, most=most))
         with anyio.move_on_after(self._plan.answered_within_s):
-            for talker in self._talkers:
-                await talker.complete()
+            async with anyio.create_task_group() as looking:
+                looking.start_soon(self._until_nothing_waits, looking.cancel_scope)
+                for talker in self._talkers:
+                    await talker.complete()
+                looking.cancel_scope.cancel()
+
+    async def _until_nothing_waits(self, waiting: anyio.CancelScope) -> None:
+        """Call off the wait for answers when the host has none to give any more: what was not heard by then is lost."""
+        while True:
+            await anyio.sleep(LOOKED_EVERY_S)
+            try:
+                async with ControlClient.connect(self._home) as client:
+                    found = await client.call("delivery.doctor")
+            except HostUnreachableError:
+                continue  # It is away, and comes back.
+            if not found["waiting"] and not found["under_way"]:
+                waiting.cancel()
+                return
 
     async def _faulty_time(self) -> None:
         plan, over = self._plan, anyio.Event()
