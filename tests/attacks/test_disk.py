@@ -20,6 +20,7 @@ from hermitcrab.logic import retry
 from hermitcrab.logic.retry import Backoff
 from hermitcrab.logic.workspace import Allowance, Usage
 from hermitcrab.model.sessions import Session
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.intruder import intrude, take_over
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
 
@@ -110,7 +111,7 @@ def fill():
 
 
 async def certified_full(host: Host, session: Session) -> dict[str, Any]:
-    with anyio.fail_after(60):
+    with anyio.fail_after(DEADLINE_S):
         while True:  # Nobody tells a test of a certificate.
             for each in await host.runner.certificates(session):
                 if each["cause"] == "workspace-full":

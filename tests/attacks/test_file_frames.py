@@ -23,6 +23,7 @@ from hermitcrab.model.ids import AgentGroupId, Generation, SessionId
 from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.sockets import connect_unix
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
 from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES, MIN_FILE_CHUNK_BYTES
@@ -230,7 +231,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self._socket = connect_unix(folder / "link.sock")
-        self._socket.settimeout(20)
+        self._socket.settimeout(DEADLINE_S)
         self._buffer, self._lines = LineBuffer(), []  # type: tuple[LineBuffer, list[bytes]]
         self.send(frames.Hello(protocol=1, generation=1, provider="echo", version="test"))
         assert isinstance(self.next(), frames.Welcome)

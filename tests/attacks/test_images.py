@@ -18,6 +18,7 @@ from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
 from hermitcrab.logic.image_recipe import BuildLimits, Recipe, export_name
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.engines import available_engines
 from hermitcrab.testing.foreign_images import foreign_image
 from hermitcrab.testing.image_workshop import Workshop, workshop
@@ -166,7 +167,7 @@ async def test_a_build_that_would_go_on_is_ended_and_leaves_nothing(
     found = AVAILABLE[engine]
     sources = str(archive.apt_sources)
     async with workshop(engine, found.socket, tmp_path / "home", apt_sources=sources, **limits) as shop:
-        with anyio.fail_after(50), pytest.raises(EngineError) as raised:
+        with anyio.fail_after(DEADLINE_S), pytest.raises(EngineError) as raised:
             await build(shop, found.image)
         assert raised.value.failure is Failure.RESOURCES_EXHAUSTED
         await leaves_nothing(shop)
@@ -181,7 +182,7 @@ async def test_a_build_that_is_cancelled_leaves_nothing(
     found = AVAILABLE[engine]
     sources = str(archive.apt_sources)
     async with workshop(engine, found.socket, tmp_path / "home", apt_sources=sources) as shop:
-        with anyio.CancelScope() as scope, anyio.fail_after(50):
+        with anyio.CancelScope() as scope, anyio.fail_after(DEADLINE_S):
 
             def tell(line: str) -> None:
                 shop.told.append(line)
@@ -227,7 +228,7 @@ async def test_what_a_host_left_that_was_killed_while_it_unpacked_an_image_is_re
         before = await exports(shop)
         assert len(before) == 1
         async with host_on(shop.home.path, "bubblewrap", docker_socket=found.socket):
-            with anyio.fail_after(30):
+            with anyio.fail_after(DEADLINE_S):
                 while shelf.exporting.exists():  # noqa: ASYNC110  # nobody tells of it
                     await anyio.sleep(0.05)
         assert await exports(shop) == []

@@ -21,6 +21,7 @@ from hermitcrab.logic.file_names import shown_name
 from hermitcrab.model.messages import ChannelMessage, InFile
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.sockets import bind_unix
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.scratch import add_chat, host_on, session_of
 from hermitcrab_wire.limits import MAX_FILE_BYTES
 
@@ -105,7 +106,7 @@ async def test_hostile_names_of_files_that_come_in_are_captions_and_never_paths(
         assert sorted(each.name for each in inbox.iterdir()) == sorted(
             folder_of(f"message-{number}") for number in range(len(batches))
         )
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while len(said) < 4:
                 await channel.next_delivery()
         assert "[file: back.txt; this chat takes no files]" in said

@@ -15,6 +15,7 @@ from hermitcrab.containers.lifecycle.starting import Starter
 from hermitcrab.model.container import ContainerSpec
 from hermitcrab.model.ids import Generation, SessionId
 from hermitcrab.model.sessions import Session
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.intruder import LIAR, intrude, take_over, with_program
 from hermitcrab.testing.scratch import add_chat, host_on, say
 
@@ -22,7 +23,7 @@ every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podma
 
 
 async def first_certificate(host: Host, session: Session) -> dict[str, Any]:
-    with anyio.fail_after(60):
+    with anyio.fail_after(DEADLINE_S):
         while not (found := await host.runner.certificates(session)):  # noqa: ASYNC110  # nobody tells a test
             await anyio.sleep(0.02)
     return found[0]

@@ -19,6 +19,7 @@ from hermitcrab.containers.link import server as link
 from hermitcrab.containers.link.server import Connection, LinkLimits, listening
 from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing import virtual_sockets
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.mutated_frames import FROM_HOST, Mutator
 from hermitcrab.testing.virtual_time import Clocks, VirtualLoop
 from hermitcrab_runner import link as runner_link
@@ -66,7 +67,7 @@ async def served(folder: Path, limits: LinkLimits | None = None) -> AsyncIterato
 def talk(folder: Path, *parts: bytes, until_closed: bool = True) -> bytes:
     """Connect, send, and read until the host closes or has nothing more to say. Blocks; run it in a thread."""
     with connect_unix(folder / "link.sock") as peer:
-        peer.settimeout(10)
+        peer.settimeout(DEADLINE_S)
         try:
             for part in parts:
                 peer.sendall(part)
@@ -143,7 +144,7 @@ async def test_a_peer_that_never_reads_is_cut(tmp_path: Path) -> None:
 
         def flood() -> None:
             with connect_unix(tmp_path / "link.sock") as peer:
-                peer.settimeout(30)
+                peer.settimeout(DEADLINE_S)
                 peer.sendall(line(HELLO))
                 try:
                     for _ in range(60):
@@ -151,7 +152,7 @@ async def test_a_peer_that_never_reads_is_cut(tmp_path: Path) -> None:
                 except (ConnectionResetError, BrokenPipeError, TimeoutError):
                     return
 
-        with anyio.fail_after(50):
+        with anyio.fail_after(DEADLINE_S):
             await to_thread.run_sync(flood)
         while handler.gone_count == 0:
             await anyio.lowlevel.checkpoint()
@@ -167,7 +168,7 @@ async def test_too_many_connections_are_cut_and_an_honest_one_still_gets_in(tmp_
                 peer.close()
 
         await to_thread.run_sync(crowd)
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while True:
                 try:
                     await honest_claim_is_answered(tmp_path)

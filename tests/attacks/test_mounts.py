@@ -21,6 +21,7 @@ from hermitcrab.model.container import Hardening
 from hermitcrab.model.container_config import AdditionalMount, ContainerConfig
 from hermitcrab.model.messages import Address
 from hermitcrab.store import container_configs
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.intruder import Intruder, intrude
 from hermitcrab.testing.scratch import CHANNEL, RecordingChannel, host_on, say
 
@@ -52,7 +53,7 @@ class Yard:
 
     async def told(self, text: str) -> str:
         """What the chat is told, once it is told something with that text."""
-        with anyio.fail_after(60):
+        with anyio.fail_after(DEADLINE_S):
             while True:
                 for _, delivery in self.channel.delivered.values():
                     if text in str(delivery.content):

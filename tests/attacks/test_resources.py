@@ -32,7 +32,7 @@ every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podma
 
 async def until(question: Callable[[], Awaitable[Any]]) -> Any:
     """The first answer that is not empty: for what happens in an engine and tells nobody here."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(DEADLINE_S):
         while not (found := await question()):  # noqa: ASYNC110
             await anyio.sleep(0.02)
     return found

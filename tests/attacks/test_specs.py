@@ -36,6 +36,7 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.settings.home import Home
 from hermitcrab.store import messaging_groups
 from hermitcrab.store.database import Store
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.foreign_images import foreign_image
 from hermitcrab.testing.intruder import add_session, intrude, take_over
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, host_on, say, session_of
@@ -83,7 +84,7 @@ every_engine = pytest.mark.parametrize("engine", [*OPENERS])
 
 async def until(question: Callable[[], Awaitable[Any]]) -> Any:
     """The first answer that is not empty: for what happens in an engine and tells nobody here."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(DEADLINE_S):
         while not (found := await question()):  # noqa: ASYNC110
             await anyio.sleep(0.02)
     return found

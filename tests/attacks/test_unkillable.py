@@ -24,6 +24,7 @@ from hermitcrab.logic import retry
 from hermitcrab.logic.retry import Backoff
 from hermitcrab.model.container_config import AdditionalMount, ContainerConfig
 from hermitcrab.store import container_configs
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.intruder import take_over
 from hermitcrab.testing.scratch import add_chat, host_on, say, session_of
 
@@ -71,7 +72,7 @@ def writer_hangs(main: int) -> bool:
 
 
 async def until(holds: Any) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(DEADLINE_S):
         while not await to_thread.run_sync(holds):  # noqa: ASYNC110  # nobody tells of it
             await anyio.sleep(0.05)
 

@@ -96,6 +96,7 @@ async def host_on(
         {
             "containers.engine": engine,
             "agents.provider": "echo",
+            **{f"containers.{stage}_deadline_s": REPLY_WITHIN_S for stage in ("create", "start", "hello")},
             **{f"containers.{key}": value for key, value in containers.items()},
             **(overrides or {}),
         },

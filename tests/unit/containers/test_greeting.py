@@ -21,6 +21,7 @@ from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
 from hermitcrab.model.messages import Address, InboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.sockets import connect_unix
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer
 from hermitcrab_wire.parsing import parse
@@ -82,7 +83,7 @@ async def greeted(folder: Path, *, resumes: bool, rows: int) -> list[frames.Fram
         hello = frames.Hello(protocol=1, generation=1, provider="echo", version="test", resumes=resumes)
         buffer, heard = LineBuffer(), list[frames.Frame]()
         with connect_unix(folder / "link.sock") as connection:
-            connection.settimeout(20)
+            connection.settimeout(DEADLINE_S)
             connection.sendall(codec.encode(hello.to_json()))
             while not heard or len(rows_in(heard)) < rows:
                 data = connection.recv(65536)

@@ -21,6 +21,7 @@ from hermitcrab.mailbox.mailboxes import THREADS, Mailboxes
 from hermitcrab.model.ids import AgentGroupId, SessionId
 from hermitcrab.model.messages import InboundRow
 from hermitcrab.model.sessions import Session
+from hermitcrab.testing.engine_harness import DEADLINE_S
 
 In = Callable[..., InboundRow]
 
@@ -59,7 +60,7 @@ async def test_sessions_work_side_by_side(tmp_path: Path) -> None:
     meeting = threading.Barrier(THREADS)
     async with Mailboxes(in_folder(tmp_path)) as mailboxes, anyio.create_task_group() as tasks:
         for number in range(THREADS):
-            tasks.start_soon(mailboxes.run, session(number), lambda _mailbox: meeting.wait(20))
+            tasks.start_soon(mailboxes.run, session(number), lambda _mailbox: meeting.wait(DEADLINE_S))
 
 
 async def test_a_busy_session_holds_no_thread_for_those_who_wait(tmp_path: Path, inbound: In) -> None:
@@ -67,11 +68,11 @@ async def test_a_busy_session_holds_no_thread_for_those_who_wait(tmp_path: Path,
 
     def slow(_mailbox: Mailbox) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(DEADLINE_S)
 
     async with Mailboxes(in_folder(tmp_path)) as mailboxes, anyio.create_task_group() as tasks:
         tasks.start_soon(mailboxes.run, session(1), slow)
-        await to_thread.run_sync(begun.wait, 20)
+        await to_thread.run_sync(begun.wait, DEADLINE_S)
         for _ in range(THREADS * 2):
             tasks.start_soon(mailboxes.run, session(1), waiting)
         await anyio.wait_all_tasks_blocked()
@@ -120,7 +121,7 @@ async def test_cancelled_work_is_finished_before_the_next_begins(tmp_path: Path,
 
     def slow(mailbox: Mailbox) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(DEADLINE_S)
         mailbox.accept(inbound("slow"))
 
     async with Mailboxes(in_folder(tmp_path)) as mailboxes, anyio.create_task_group() as tasks:
@@ -136,7 +137,7 @@ async def test_cancelled_work_is_finished_before_the_next_begins(tmp_path: Path,
                 await mailboxes.run(session(1), slow)
 
         tasks.start_soon(work)
-        await to_thread.run_sync(begun.wait, 20)
+        await to_thread.run_sync(begun.wait, DEADLINE_S)
         if native:
             inner[0].cancel()
         else:
@@ -144,7 +145,7 @@ async def test_cancelled_work_is_finished_before_the_next_begins(tmp_path: Path,
         tasks.start_soon(mailboxes.run, session(1), lambda mailbox: mailbox.accept(inbound("next")))
         await anyio.wait_all_tasks_blocked()
         go_on.set()
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while len(found := await mailboxes.run(session(1), waiting)) < 2:
                 await anyio.lowlevel.checkpoint()
         seen.append(found)
@@ -269,7 +270,7 @@ async def test_what_cannot_be_seen_ahead_is_left_to_whoever_needs_it(tmp_path: P
 async def test_quiet_mailboxes_are_closed_without_being_asked(tmp_path: Path, inbound: In) -> None:
     async with Mailboxes(in_folder(tmp_path), quiet_before_close_s=0) as mailboxes:
         await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while mailboxes.open_count:
                 await anyio.lowlevel.checkpoint()
         assert await mailboxes.run(session(1), waiting) == ["m"]
@@ -279,7 +280,7 @@ async def test_the_ones_unused_longest_are_closed_when_too_many_are_open(tmp_pat
     async with Mailboxes(in_folder(tmp_path), open_at_most=3) as mailboxes:
         for number in range(10):
             await mailboxes.run(session(number), lambda mailbox: mailbox.accept(inbound("m")))
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while mailboxes.open_count > 3:
                 await anyio.lowlevel.checkpoint()
         for number in range(10):
@@ -291,8 +292,8 @@ async def test_more_busy_mailboxes_than_may_be_open_do_not_block_each_other(tmp_
     async with Mailboxes(in_folder(tmp_path), open_at_most=1) as mailboxes:
         async with anyio.create_task_group() as tasks:
             for number in range(THREADS):
-                tasks.start_soon(mailboxes.run, session(number), lambda _mailbox: meeting.wait(20))
-        with anyio.fail_after(20):
+                tasks.start_soon(mailboxes.run, session(number), lambda _mailbox: meeting.wait(DEADLINE_S))
+        with anyio.fail_after(DEADLINE_S):
             while mailboxes.open_count > 1:
                 await anyio.lowlevel.checkpoint()
 
@@ -308,13 +309,13 @@ async def test_closing_waits_for_what_is_being_done_and_ends_everything(tmp_path
 
     def slow(mailbox: Mailbox) -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(DEADLINE_S)
         mailbox.accept(inbound("m"))
 
     async with anyio.create_task_group() as tasks:
         async with Mailboxes(in_folder(tmp_path)) as mailboxes:
             tasks.start_soon(mailboxes.run, session(1), slow)
-            await to_thread.run_sync(begun.wait, 20)
+            await to_thread.run_sync(begun.wait, DEADLINE_S)
             threading.Timer(0, go_on.set).start()
         await mailboxes.aclose()
     with pytest.raises(StoreError, match="closing"):

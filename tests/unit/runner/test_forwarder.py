@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab_runner.forwarder import Forwarder
 
 
@@ -16,7 +17,7 @@ def gateway(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "gateway.sock"))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(DEADLINE_S)
         yield listener
 
 
@@ -28,9 +29,9 @@ def forwarder(tmp_path: Path) -> Iterator[Forwarder]:
 
 
 def pair(forwarder: Forwarder, gateway: socket.socket) -> tuple[socket.socket, socket.socket]:
-    client = socket.create_connection(("127.0.0.1", forwarder.port), timeout=10)
+    client = socket.create_connection(("127.0.0.1", forwarder.port), timeout=DEADLINE_S)
     accepted, _ = gateway.accept()
-    accepted.settimeout(10)
+    accepted.settimeout(DEADLINE_S)
     return client, accepted
 
 
@@ -85,7 +86,7 @@ def test_connections_do_not_wait_for_each_other(forwarder: Forwarder, gateway: s
 
 def test_without_a_gateway_the_client_is_hung_up_on(tmp_path: Path) -> None:
     forwarder = Forwarder(str(tmp_path / "nobody.sock"))
-    with socket.create_connection(("127.0.0.1", forwarder.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", forwarder.port), timeout=DEADLINE_S) as client:
         assert client.recv(1) == b""
     forwarder.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hermitcrab_runner
+from hermitcrab.testing.engine_harness import DEADLINE_S
 
 SOURCE = str(Path(hermitcrab_runner.__file__).resolve().parents[1])
 
@@ -27,7 +28,7 @@ def run(body: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": SOURCE},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
     )
 

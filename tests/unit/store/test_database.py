@@ -15,6 +15,7 @@ import pytest
 from hermitcrab.errors import StoreDamagedError, StoreError
 from hermitcrab.store import installation
 from hermitcrab.store.database import Store
+from hermitcrab.testing.engine_harness import DEADLINE_S
 
 
 def add(connection: Connection, folder: str) -> None:
@@ -63,7 +64,7 @@ async def test_a_reader_sees_one_state_while_somebody_writes(tmp_path: Path) -> 
     def look_twice(connection: Connection) -> tuple[list[str], list[str]]:
         first = folders(connection)
         begun.set()
-        assert written.wait(20)
+        assert written.wait(DEADLINE_S)
         return first, folders(connection)
 
     async with Store.open(tmp_path / "x.db") as store:
@@ -74,7 +75,7 @@ async def test_a_reader_sees_one_state_while_somebody_writes(tmp_path: Path) -> 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await anyio.to_thread.run_sync(begun.wait, 20)
+            await anyio.to_thread.run_sync(begun.wait, DEADLINE_S)
             await store.write(lambda connection: add(connection, "a"))
             written.set()
         assert seen == [([], [])]
@@ -96,7 +97,7 @@ async def test_a_cancelled_write_leaves_no_open_transaction(tmp_path: Path, nati
     def slow(connection: Connection) -> None:
         add(connection, "slow")
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(DEADLINE_S)
 
     async with Store.open(tmp_path / "x.db") as store:
         async with anyio.create_task_group() as tasks:
@@ -112,7 +113,7 @@ async def test_a_cancelled_write_leaves_no_open_transaction(tmp_path: Path, nati
                     await store.write(slow)
 
             tasks.start_soon(write)
-            await anyio.to_thread.run_sync(begun.wait, 20)
+            await anyio.to_thread.run_sync(begun.wait, DEADLINE_S)
             if native:
                 inner[0].cancel()
             else:

@@ -18,10 +18,8 @@ import anyio.abc
 import pytest
 
 from hermitcrab.testing import foreign_runner
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.fake_host import FakeHost, running_runner
-
-PATIENCE_S = 30.0
-"""With a file that another process has locked: it may not have its turn to let go of it for a while."""
 
 STAND_IN = str(Path(foreign_runner.__file__).resolve())
 
@@ -40,7 +38,7 @@ class Foreign:
         (self.root / "agent" / name).touch()
 
     def rows(self, file: str, query: str, *values: object) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(f"file:{self.root / file}?mode=ro", uri=True, timeout=PATIENCE_S)
+        connection = sqlite3.connect(f"file:{self.root / file}?mode=ro", uri=True, timeout=DEADLINE_S)
         try:
             return connection.execute(query, values).fetchall()
         finally:
@@ -50,7 +48,7 @@ class Foreign:
         self, key: str, content: object, place: Mapping[str, Any], *, deliver_after: str | None = None
     ) -> None:
         """As the runner, or any program in its container, may write it."""
-        connection = sqlite3.connect(self.root / "outbound.db", isolation_level=None, timeout=PATIENCE_S)
+        connection = sqlite3.connect(self.root / "outbound.db", isolation_level=None, timeout=DEADLINE_S)
         connection.execute(
             "INSERT INTO messages_out (id, timestamp, deliver_after, kind, platform_id, channel_type, content)"
             " VALUES (?, datetime('now'), ?, 'chat', ?, ?, ?)",

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab_runner.link import Pulse
 from hermitcrab_runner.shim.command import Command, Exited
 from hermitcrab_runner.shim.layout import Workspace
@@ -23,7 +24,7 @@ from hermitcrab_runner.shim.watch import Changed, Watch
 from hermitcrab_runner.turn import Tick
 from hermitcrab_wire import frames
 
-from .conftest import PATIENCE_S, Foreign
+from .conftest import Foreign
 
 DESTINATION = {"name": "home", "type": "channel", "channel_type": "terminal", "platform_id": "main"}
 
@@ -80,7 +81,7 @@ class Driven:
 
     def until(self, condition: Callable[[], bool], *, passing: float = 0.0) -> None:
         """`passing`: seconds of its own clock, whenever nothing has happened for a moment."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + DEADLINE_S
         while not condition():
             assert time.monotonic() < deadline, self.sent
             try:
@@ -153,7 +154,7 @@ def test_files_are_looked_at_where_the_kernel_gives_no_watch(foreign: Foreign, m
 
 
 def attack(root: Path, script: str) -> None:
-    connection = sqlite3.connect(root / "outbound.db", isolation_level=None, timeout=PATIENCE_S)
+    connection = sqlite3.connect(root / "outbound.db", isolation_level=None, timeout=DEADLINE_S)
     connection.executescript(script)
     connection.close()
 
