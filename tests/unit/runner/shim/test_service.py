@@ -59,11 +59,11 @@ class Driven:
             )
         )
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, seq: int = 2) -> None:
         content = {"text": text}
         row = {
-            "id": "m2",
-            "seq": 2,
+            "id": f"m{seq}",
+            "seq": seq,
             "kind": "chat",
             "content": content,
             "channel_type": "terminal",
@@ -233,6 +233,33 @@ def test_what_was_planted_for_the_next_container_is_put_aside(foreign: Foreign, 
         driven.command.kill()
     assert (foreign.root / "outbound.db.damaged-1").is_symlink() or (foreign.root / "outbound.db.damaged-1").exists()
     assert (victim.read_bytes() if victim.exists() else b"") == before
+
+
+@pytest.mark.parametrize("plant", ["empty", "log", "cut", "pages"])
+def test_a_database_that_was_left_in_a_strange_state_costs_no_message(foreign: Foreign, plant: str) -> None:
+    """As an agent may leave it: of no length, with a write-ahead log, cut in a page, with pages of no size."""
+    path = foreign.root / "outbound.db"
+    first = Driven(foreign)
+    first.say("hello")
+    first.until(lambda: bool(first.of_kind(frames.Out)))
+    first.command.kill()
+    match plant:
+        case "empty":
+            path.write_bytes(b"")
+        case "log":
+            attack(foreign.root, "PRAGMA journal_mode = WAL")
+            (foreign.root / "outbound.db-shm").write_bytes(b"")
+        case "cut":
+            os.truncate(path, path.stat().st_size - 1000)
+        case "pages":
+            path.write_bytes(path.read_bytes()[:16] + b"\0\0" + path.read_bytes()[18:])
+    driven = Driven(foreign)
+    try:
+        driven.say("again", seq=4)
+        driven.until(lambda: {"text": "Echo: again"} in [out.content for out in driven.of_kind(frames.Out)])
+        assert driven.command.running
+    finally:
+        driven.command.kill()
 
 
 def test_a_file_that_is_locked_at_the_start_only_delays_it(foreign: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
