@@ -125,7 +125,8 @@ async def doctor(*, json: Json = False, home: GivenHome) -> int:
         for channel, left_s in found["paused_channels"].items():
             print(f"Channel {channel} is paused for another {left_s:.0f} s, as its platform asked.")
         if found["stuck"]:
-            print(f"{found['stuck']} stuck. crab messages retry ID tries one now.")
+            can_be_tried = any(each["stuck"] and each["id"] for each in found["waiting"])
+            print(f"{found['stuck']} stuck.{' crab messages retry ID tries one now.' if can_be_tried else ''}")
     return 1 if found["stuck"] else 0
 
 

@@ -318,7 +318,9 @@ async def test_what_is_under_way_is_not_stuck(open_post: Any) -> None:
         assert (found["stuck"], found["next"]) == (False, "its channel has it now")
 
 
-async def test_a_mailbox_that_cannot_be_read_is_stuck_and_hides_no_other(open_post: Any) -> None:
+async def test_a_mailbox_that_cannot_be_read_is_stuck_and_hides_no_other(
+    open_post: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with open_post(FakeChannel()) as post, at_desk(post) as desk:
         for chat in ("a", "b"):
             await hear(post, await post.session(chat), "m")
@@ -331,6 +333,10 @@ async def test_a_mailbox_that_cannot_be_read_is_stuck_and_hides_no_other(open_po
         assert [each["session"] for each in listed["unreadable"]] == [session.id]
         assert [each["session"] for each in listed["messages"]] == ["sess-fake-b"]
         assert (await desk.client.call("messages.show", message="m"))["message"]["session"] == "sess-fake-b"
+        assert await commands.doctor(home=desk.home) == 1
+        table, told = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+        assert told == "1 stuck.", "no message of it can be tried again"
+        assert f"crab sessions check {session.id}" in table
 
 
 async def test_people_read_tables(open_post: Any, capsys: pytest.CaptureFixture[str]) -> None:
