@@ -53,9 +53,17 @@ class Desk:
         (self.victim / "file").write_text("the host's own")
         self._desk = MaterialsDesk(self.home, uid=os.geteuid(), gid=os.getegid())
 
-    def prepare(self) -> None:
+    def prepare(self, *, is_foreign: bool = False) -> None:
         documents = group_documents(SkillShelf(self.home), GROUP, ContainerConfig(), {})
-        self._desk.prepare(SESSION, GROUP, Generation(1), documents=documents, packages=None, host_interpreter=True)
+        self._desk.prepare(
+            SESSION,
+            GROUP,
+            Generation(1),
+            documents=documents,
+            packages=None,
+            host_interpreter=True,
+            is_foreign=is_foreign,
+        )
 
     def folder(self, where: str) -> Path:
         folders: SessionFolders = session_folders(self.home, SESSION)
@@ -111,6 +119,16 @@ class TestPlaces:
             desk.prepare()
         assert caught.value.failure is Failure.DENIED_BY_POLICY
         assert name in caught.value.message
+        assert desk.victims() == before
+
+    @pytest.mark.parametrize("plant", PLANTS)
+    def test_beside_a_foreign_runner_the_settings_are_made_in_the_container_and_left_alone_here(
+        self, desk: Desk, plant: str
+    ) -> None:
+        desk.folder("state").mkdir(parents=True)
+        PLANTS[plant](desk.folder("state") / "settings.json", desk.victim)
+        before = desk.victims()
+        desk.prepare(is_foreign=True)
         assert desk.victims() == before
 
     @pytest.mark.parametrize(("where", "name"), PLACES)

@@ -28,6 +28,9 @@ FOREIGN_HOME = "/home/node"
 """Where a runner of the earlier system has its home, as its image says."""
 FOREIGN_RUNNER_SOURCE = "/opt/hermitcrab/runner"
 """Our own runner's, beside a foreign one: that one's source is at /app/src, in its image."""
+FOREIGN_SETTINGS = "/opt/hermitcrab/claude-settings.json"
+"""A foreign runner adds hooks of its own to its harness's settings when it starts: it gets a copy of these."""
+_SETTINGS = "settings.json"
 _FOREIGN_PATH = "/pnpm:"
 
 _NAME_CHARACTERS_AT_MOST = 60
@@ -92,7 +95,7 @@ def build_spec(
     home = FOREIGN_HOME if foreign_command else HOME
     source = FOREIGN_RUNNER_SOURCE if foreign_command else RUNNER_SOURCE
     tmpfs = tuple(home if path == HOME else path for path in TMPFS)
-    mounts = _mounts(materials, home=home, source=source)
+    mounts = _mounts(materials, home=home, source=source, is_foreign=bool(foreign_command))
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     env = {
         "HOME": home,
@@ -111,6 +114,7 @@ def build_spec(
         "HERMITCRAB_PROVIDER": provider,
         "HERMITCRAB_PACKAGES": PACKAGES,
         "HERMITCRAB_WRITABLE": ":".join(writable_places(mounts, tmpfs)),
+        **({"HERMITCRAB_HARNESS_SETTINGS": FOREIGN_SETTINGS} if foreign_command else {}),
         **(extra_env or {}),
     }
     profile = PROFILES[hardening]
@@ -138,8 +142,11 @@ def build_spec(
     return spec
 
 
-def _mounts(materials: Materials, *, home: str, source: str) -> tuple[Mount, ...]:
+def _mounts(materials: Materials, *, home: str, source: str, is_foreign: bool) -> tuple[Mount, ...]:
     app = {source if target == RUNNER_SOURCE else target: path for target, path in materials.app.items()}
+    state_overlays = dict(materials.state_overlays)
+    if is_foreign and _SETTINGS in state_overlays:
+        app[FOREIGN_SETTINGS] = state_overlays.pop(_SETTINGS)
     mounts = [
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
@@ -150,10 +157,7 @@ def _mounts(materials: Materials, *, home: str, source: str) -> tuple[Mount, ...
         Mount(source=materials.group_folder, target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/agent/{name}") for name, path in sorted(materials.generated.items())),
         Mount(source=materials.state, target=f"{home}/.claude", writable=True, mount_class=MountClass.WORK),
-        *(
-            Mount(source=path, target=f"{home}/.claude/{name}")
-            for name, path in sorted(materials.state_overlays.items())
-        ),
+        *(Mount(source=path, target=f"{home}/.claude/{name}") for name, path in sorted(state_overlays.items())),
         *(
             Mount(source=path, target=target, mount_class=MountClass.INSTALL_SURFACE)
             for target, path in sorted(app.items())

@@ -15,6 +15,7 @@ MATERIALS = Materials(
     inbox="/h/inbox",
     run="/h/run",
     state="/h/state",
+    state_overlays={"settings.json": "/h/settings", "skills": "/h/skills"},
     group_folder="/h/group",
     generated={"container.json": "/h/container.json"},
     app={"/app/src": "/h/runner", "/app/skills": "/h/skills"},
@@ -58,6 +59,18 @@ def test_the_image_keeps_its_own_source_and_home() -> None:
     assert found.env["PYTHONPATH"] == "/opt/hermitcrab/runner"
     assert "/home/node" in found.tmpfs
     assert "/home/agent" not in found.tmpfs
+
+
+def test_its_harness_settings_lie_beside_their_place_as_it_adds_to_them() -> None:
+    own, foreign = spec(), spec(*COMMAND)
+    mounts = {mount.target: mount for mount in foreign.mounts}
+    assert "/home/node/.claude/settings.json" not in mounts
+    assert mounts["/opt/hermitcrab/claude-settings.json"].source == "/h/settings"
+    assert not mounts["/opt/hermitcrab/claude-settings.json"].writable
+    assert not mounts["/home/node/.claude/skills"].writable
+    assert foreign.env["HERMITCRAB_HARNESS_SETTINGS"] == "/opt/hermitcrab/claude-settings.json"
+    assert "HERMITCRAB_HARNESS_SETTINGS" not in own.env
+    assert [each.writable for each in own.mounts if each.target.endswith("settings.json")] == [False]
 
 
 def test_its_harness_gets_the_one_hook_that_is_part_of_it() -> None:

@@ -168,6 +168,7 @@ class Starter:
                 packages=packages,
                 host_interpreter=recipe.image is None,
                 extra=slot.decisions,
+                is_foreign=slot.config.runner == "foreign",
             )
         )
         slot.spec = self._spec(slot, generation, recipe, materials)

@@ -38,7 +38,8 @@ _WORK_FILES = ("CLAUDE.md",)
 _WORK_FOLDERS = (".claude",)
 _GROUP_FILES = (instructions.CONFIG_FILE, instructions.ENTRY_FILE)
 _GROUP_FOLDERS = (instructions.FRAGMENTS_FOLDER, ".claude")
-_STATE_FILES = ("settings.json", "CLAUDE.md")
+_SETTINGS = "settings.json"
+_STATE_FILES = (_SETTINGS, "CLAUDE.md")
 _STATE_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills", "workflows")
 """What a harness would run or obey wherever it finds it, from its working folder up: empty and read-only, or the host's
 own. Otherwise one turn could give orders to every later one, and one chat to all others of its group."""
@@ -120,11 +121,12 @@ class MaterialsDesk:
         packages: Path | None,
         host_interpreter: bool,
         extra: Sequence[Decision] = (),
+        is_foreign: bool = False,
     ) -> Materials:
         """Make everything for one generation of the session's container. Idempotent.
 
         `documents`: what the group's containers read, by path: the instructions with their fragments, the config, the
-        skills.
+        skills. `is_foreign`: a foreign runner will be in it, whose harness's settings are made in the container.
         """
         folders = session_folders(self._home, session)
         for each in (folders.inbox, folders.logs, folders.run(generation)):
@@ -137,7 +139,11 @@ class MaterialsDesk:
             mount_point_files=_WORK_FILES,
             mount_point_folders=(*_WORK_MOUNT_POINTS, *_WORK_FOLDERS),
         )
-        self._writable_folder(folders.state, mount_point_files=_STATE_FILES, mount_point_folders=_STATE_FOLDERS)
+        self._writable_folder(
+            folders.state,
+            mount_point_files=tuple(each for each in _STATE_FILES if not (is_foreign and each == _SETTINGS)),
+            mount_point_folders=_STATE_FOLDERS,
+        )
         self.initialise(group)
         generated = self.publish(group, documents)
         self._extra_points(folders.extra_points(generation), extra)
@@ -188,7 +194,7 @@ class MaterialsDesk:
             state_overlays={
                 **dict.fromkeys(_STATE_FILES, nothing),
                 **dict.fromkeys(_STATE_FOLDERS, empty),
-                "settings.json": f"{generated}/{instructions.SETTINGS_FILE}",
+                _SETTINGS: f"{generated}/{instructions.SETTINGS_FILE}",
                 "skills": f"{generated}/{_SKILLS_FOLDER}",
             },
             global_memory=str(global_memory) if global_memory.is_dir() and not global_memory.is_symlink() else None,

@@ -26,10 +26,16 @@ class Exited(NamedTuple):
 
 class Command:
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], workdir: str, exited: Callable[[Exited], None]
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        workdir: str,
+        exited: Callable[[Exited], None],
+        before_each_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._argv, self._env, self._workdir = list(argv), dict(env), workdir
-        self._exited = exited
+        self._exited, self._before_each_start = exited, before_each_start
         self._process: subprocess.Popen[bytes] | None = None
         self._killer: threading.Timer | None = None
 
@@ -39,6 +45,7 @@ class Command:
 
     def start(self) -> None:
         """Its end is told even if it cannot be started at all."""
+        self._before_each_start()
         try:
             process = subprocess.Popen(
                 self._argv,

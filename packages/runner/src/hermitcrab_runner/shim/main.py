@@ -14,6 +14,7 @@ from hermitcrab_runner.link import Link
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.shim.command import Command
 from hermitcrab_runner.shim.environment import environment_of
+from hermitcrab_runner.shim.harness import HarnessSettings
 from hermitcrab_runner.shim.layout import Workspace
 from hermitcrab_runner.shim.service import Shim
 from hermitcrab_runner.shim.watch import Changed, Watch
@@ -42,6 +43,7 @@ def main(born_at_s: float, arguments: Sequence[str], environment: Mapping[str, s
         env=environment_of(environment, port=forwarder.port if forwarder else None, root=os.geteuid() == 0),
         workdir=environment.get("HERMITCRAB_WORKDIR", "/workspace/agent"),
         exited=items.put,
+        before_each_start=_harness(environment).renew,
     )
     shims: list[Shim] = []
     link = Link(
@@ -65,3 +67,8 @@ def main(born_at_s: float, arguments: Sequence[str], environment: Mapping[str, s
     code = runner.attend(shim, link, items)
     command.kill()
     return code
+
+
+def _harness(environment: Mapping[str, str]) -> HarnessSettings:
+    home = environment.get("HOME", "/home/node")
+    return HarnessSettings(environment.get("HERMITCRAB_HARNESS_SETTINGS", ""), f"{home}/.claude/settings.json")
