@@ -98,8 +98,11 @@ def _proposal(connection: Connection, group: AgentGroup, edit: Edit, skills: Col
 
 
 def check(config: ContainerConfig, skills: Collection[str]) -> None:
-    """Raises BadInputError when it names a provider or a skill that there is not."""
-    if config.provider is not None and config.provider not in PROVIDERS:
+    """Raises BadInputError when it names a provider or a skill that there is not.
+
+    Which providers a foreign runner has, only that one knows.
+    """
+    if config.runner == "own" and config.provider is not None and config.provider not in PROVIDERS:
         raise BadInputError(
             f"There is no provider {config.provider!r}", hint=f"Known providers: {', '.join(PROVIDERS)}."
         )

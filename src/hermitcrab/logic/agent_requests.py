@@ -34,12 +34,14 @@ _VERBS = frozenset(
 
 _ADMINISTRATOR = "an administrator can do it with crab, and this host cannot ask one for you yet"
 
+_NO_SCHEDULER = "this host has no scheduler yet"
+
 NOT_CARRIED_OUT = {
-    "schedule_task": "this host has no scheduler yet",
-    "cancel_task": "this host has no scheduler yet",
-    "pause_task": "this host has no scheduler yet",
-    "resume_task": "this host has no scheduler yet",
-    "update_task": "this host has no scheduler yet",
+    "schedule_task": _NO_SCHEDULER,
+    "cancel_task": _NO_SCHEDULER,
+    "pause_task": _NO_SCHEDULER,
+    "resume_task": _NO_SCHEDULER,
+    "update_task": _NO_SCHEDULER,
     "create_agent": f"a new agent needs somebody's consent; {_ADMINISTRATOR} (crab groups create)",
     "install_packages": f"packages need somebody's consent; {_ADMINISTRATOR} (crab groups config set)",
     "add_mcp_server": f"a tool server needs somebody's consent; {_ADMINISTRATOR} (crab groups config set)",
@@ -85,6 +87,8 @@ def command_of(content: Mapping[str, Any], scope: CliScope, own: AgentGroupId) -
     if scope == "disabled":
         return Problem("forbidden", "this agent may not use the host's commands")
     if name not in COMMANDS:
+        if name.partition("-")[0] == "tasks":
+            return Problem("not-available", _NO_SCHEDULER)
         if set(name.split("-")) & _VERBS:
             return Problem("forbidden", f"{name} changes something; {_ADMINISTRATOR}")
         return Problem("unknown-command", f"no command {name!r}; there are {', '.join(COMMANDS)}")

@@ -155,6 +155,16 @@ async def test_a_whole_config_goes_out_and_in_again(
         assert await scene.config() == ContainerConfig(effort="low")
 
 
+async def test_a_foreign_runner_has_providers_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with on_stage(tmp_path, capsys) as scene:
+        await scene.crab("set", "main", "--yes", "foreign_command", "bun", "run", "/app/src/index.ts")
+        await scene.crab("set", "main", "provider", "mock")
+        assert (await scene.config()).provider == "mock"
+        with pytest.raises(BadInputError) as caught:
+            await scene.crab("unset", "main", "foreign_command")
+        assert "no provider 'mock'" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

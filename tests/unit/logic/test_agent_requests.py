@@ -58,7 +58,13 @@ def test_the_config_widens_and_narrows_that() -> None:
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [("groups-delete", "forbidden"), ("groups-config-add-package", "forbidden"), ("x-y", "unknown-command")],
+    [
+        ("groups-delete", "forbidden"),
+        ("groups-config-add-package", "forbidden"),
+        ("tasks-list", "not-available"),
+        ("tasks-create", "not-available"),
+        ("x-y", "unknown-command"),
+    ],
 )
 def test_what_changes_something_or_does_not_exist_is_said_so(command: str, code: str) -> None:
     found = command_of(asked(command), "global", OWN)
