@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sqlite3
@@ -28,6 +29,8 @@ from hermitcrab.testing.scratch import REPLY_WITHIN_S, RecordingChannel, add_cha
 Found = TypeVar("Found")
 NeedEngine = Callable[[str], Mapping[str, str]]
 
+SETTINGS = "/home/node/.claude/settings.json"
+
 
 def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
     prefix = "HERMITCRAB__CONTAINERS__"
@@ -38,7 +41,8 @@ def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
 async def foreign_chat(host: Host, name: str) -> tuple[AgentGroup, Address]:
     """A chat with an agent that a foreign runner serves. Its program lies in the group's folder."""
     group, address = await add_chat(host, name)
-    config = ContainerConfig(foreign_command=("python3", "/workspace/agent/runner.py", "--poll", "0.05"))
+    options = ("--poll", "0.05", "--settings", SETTINGS)
+    config = ContainerConfig(foreign_command=("python3", "/workspace/agent/runner.py", *options))
     await host.store.write(lambda connection: container_configs.put(connection, group.id, config))
     folder = host.home.groups / group.folder
     await to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -73,6 +77,30 @@ async def test_a_foreign_runner_answers_from_a_container(engine: str, need_engin
         assert await answer(host, channel, address, "three", "recall") == first
         (container,) = await host.engine.containers()
         assert container.generation == 2
+
+
+@pytest.mark.parametrize("engine", ["bubblewrap", "docker"])
+async def test_a_foreign_runner_adds_to_its_harness_settings_and_what_is_planted_there_lasts_no_longer_than_it(
+    engine: str, need_engine: NeedEngine, tmp_path: Path
+) -> None:
+    async with host_on(tmp_path / "home", engine, **options(engine, need_engine)) as (host, channel):
+        _, address = await foreign_chat(host, "chat")
+        assert await answer(host, channel, address, "one", "hello") == "Echo: hello"
+        (path,) = host.home.sessions.glob("*/*/state/settings.json")
+
+        def hooks() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(path.read_text())["hooks"]
+            return found
+
+        added = await to_thread.run_sync(hooks)
+        assert set(added) == {"PreCompact", "SessionStart"}
+        assert await answer(host, channel, address, "two", f"plant {SETTINGS}") == "planted"
+        assert set(await to_thread.run_sync(hooks)) == {"Stop"}
+        await host.runner.kill(host.runner.views()[0].session_id)
+        assert await answer(host, channel, address, "three", f"link {SETTINGS}") == "linked"
+        await host.runner.kill(host.runner.views()[0].session_id)
+        assert await answer(host, channel, address, "four", "again") == "Echo: again"
+        assert await to_thread.run_sync(hooks) == added
 
 
 async def test_a_container_with_a_foreign_runner_is_adopted(need_engine: NeedEngine, tmp_path: Path) -> None:
@@ -301,6 +329,8 @@ async def test_a_foreign_agent_looks_things_up_and_changes_nothing(need_engine: 
         assert await answer(host, channel, address, "three", "ncl wirings list") == (
             "ncl False this agent may look at its own group only"
         )
+        tasks = await answer(host, channel, address, "tasks", "ncl tasks create")
+        assert tasks == "ncl False this host has no scheduler yet"
         refused = await answer(host, channel, address, "four", "ncl groups delete")
         assert refused.startswith("ncl False groups-delete changes something; an administrator can do it")
         # What is no command is answered with a note, which the agent reads as a message.

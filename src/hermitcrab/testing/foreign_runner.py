@@ -1,7 +1,8 @@
 """A stand-in for an unmodified v2 agent-runner: a program of its own that knows SQLite and files, and no link.
 
-Written from the reference of the earlier system: its queries, its order of things, its faults. Its model is a script:
-what it does stands in the messages it gets (`MODEL`). Run as `python3 foreign_runner.py [--workspace DIR] [--poll S]`.
+Written from what the earlier system's does (2.1.53): its queries, its order of things, its faults. Its model is a
+script: what it does stands in the messages it gets (`MODEL`).
+Run as `python3 foreign_runner.py [--workspace DIR] [--poll S] [--settings FILE]`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = """
+/WORDS           ends its stream, and begins another in which the model says nothing; /clear forgets the conversation
 hold NAME        works, with signs of life, until the file agent/NAME exists
 stall            works without any sign of life, for ever
 die POINT        is killed at that point, once: claimed, marked, pushed, answered, said
@@ -34,9 +37,13 @@ edit N TEXT / react N EMOJI / card TEXT / schedule TEXT / install PACKAGE
 tool NAME MS     says that it runs that tool, and goes on
 tasks            answers with the tasks that it knows, as the tool list_tasks does
 recall           answers with its conversation's id and its destinations
+plant FILE       writes a hook of its own into that file
+link FILE        puts a link into its place
 exit N           ends its process
 anything else    is echoed
 """
+
+NO_COMMANDS = {"/help", "/login", "/logout", "/doctor", "/config", "/start"}
 
 ROOT = Path("/workspace")
 POLL_S = 1.0
@@ -99,8 +106,8 @@ def mark(ids: list[str], status: str) -> None:
     connection.execute("BEGIN")
     for key in ids:
         connection.execute(
-            "INSERT OR REPLACE INTO processing_ack (message_id, status, status_changed) VALUES (?, ?, datetime('now'))",
-            (key, status),
+            "INSERT OR REPLACE INTO processing_ack (message_id, status, status_changed) VALUES (?, ?, ?)",
+            (key, status, now_iso()),
         )
     connection.execute("COMMIT")
     connection.close()
@@ -147,11 +154,12 @@ def write_out(
     key = key or new_id("msg")
     connection.execute(
         "INSERT INTO messages_out (id, seq, in_reply_to, timestamp, kind, platform_id, channel_type, thread_id,"
-        " content) VALUES (?, ?, ?, datetime('now'), ?, ?, ?, ?, ?)",
+        " content) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             key,
             greatest + (1 if greatest % 2 == 0 else 2),
             in_reply_to,
+            now_iso(),
             kind,
             place[1],
             place[0],
@@ -208,7 +216,9 @@ def prompt_of(rows: list[sqlite3.Row]) -> str:
     lines = [f'<context timezone="{os.environ.get("TZ", "UTC")}" />']
     for row in rows:
         content = content_of(row)
-        if row["kind"] in {"chat", "chat-sdk"}:
+        if is_command(row):
+            lines.append(content["text"])
+        elif row["kind"] in {"chat", "chat-sdk"}:
             files = [
                 f"\n[{each.get('type') or 'file'}: {escape(each['name'])} — saved to /workspace/{each['localPath']}]"
                 for each in content.get("attachments") or []
@@ -222,6 +232,11 @@ def prompt_of(rows: list[sqlite3.Row]) -> str:
 
 
 def dispatch(text: str, batch: list[sqlite3.Row]) -> None:
+    if all(row["kind"] == "task" for row in batch):
+        # What it says at a task's end is the task's log. Only a tool sends something to a chat.
+        if words := re.sub(r"<message[^>]*>|</message>", "", text).strip():
+            write_out({"text": words}, kind="task_log")
+        return
     for found in re.finditer(r'<message\s+to="([^"]+)"\s*>([\s\S]*?)</message>', text):
         destination = query("SELECT * FROM destinations WHERE name = ?", found[1])
         if not destination:
@@ -307,7 +322,7 @@ def act(text: str, sender: str) -> Iterator[str | None]:
             while True:
                 time.sleep(60)
         case "say":
-            write_out({"text": rest}, place)
+            write_out({"text": rest}, place, in_reply_to=state("current_in_reply_to"))
         case "to":
             name, _, words = rest.partition(" ")
             yield answer(words, name)
@@ -336,7 +351,7 @@ def act(text: str, sender: str) -> Iterator[str | None]:
             key = new_id("msg")
             (ROOT / "outbox" / key).mkdir(parents=True)
             (ROOT / "outbox" / key / name).write_text(words)
-            write_out({"text": "", "files": [name]}, place, key=key)
+            write_out({"text": "", "files": [name]}, place, in_reply_to=state("current_in_reply_to"), key=key)
         case "open":
             number, _, files = rest.partition("\n")
             paths = re.findall(r"saved to (/workspace/[^\]]+)\]", files)
@@ -373,6 +388,13 @@ def act(text: str, sender: str) -> Iterator[str | None]:
         case "recall":
             names = [row[0] for row in query("SELECT name FROM destinations ORDER BY name")]
             yield answer(f"I am {state('continuation:stand-in')}, and know {', '.join(names)}")
+        case "plant":
+            Path(rest).write_text('{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"true"}]}]}}')
+            yield answer("planted")
+        case "link":
+            Path(rest).unlink()
+            Path(rest).symlink_to("/etc/passwd")
+            yield answer("linked")
         case "exit":
             sys.exit(int(rest))
         case _:
@@ -402,14 +424,16 @@ class Runner:
                 continue
             mark([row["id"] for row in rows], "processing")
             point("claimed", rows)
-            for row in [each for each in rows if is_command(each)]:
+            for row in [each for each in rows if is_clear(each)]:
                 self._continuation = None
                 set_state("continuation:stand-in", None)
                 write_out({"text": "Session cleared."}, (rows[0]["channel_type"], rows[0]["platform_id"], None))
                 mark([row["id"]], "completed")
                 rows.remove(row)
-            if rows:
+            if rows := after_scripts(rows):
+                set_state("current_in_reply_to", rows[0]["id"])
                 self._query(rows)
+                set_state("current_in_reply_to", None)
 
     def _query(self, batch: list[sqlite3.Row]) -> None:
         prompts = [prompt_of(batch)]
@@ -425,10 +449,16 @@ class Runner:
                 looked_at = time.monotonic()
                 rows = pending(self._most)
                 if any(is_command(row) for row in rows):
+                    # Whatever it is at, it gives up.
                     ended = True
-                elif rows := [row for row in rows if row["kind"] != "system"]:
+                    turn = None
+                    prompts.clear()
+                    continue
+                if rows := [row for row in rows if row["kind"] != "system"]:
                     mark([row["id"] for row in rows], "processing")
                     point("claimed", rows)
+                    if not (rows := after_scripts(rows)):
+                        continue
                     prompts.append(prompt_of(rows))
                     everything += rows
                     mark([row["id"] for row in rows], "completed")
@@ -452,9 +482,47 @@ class Runner:
         mark([row["id"] for row in batch], "completed")
 
 
+def words_of(row: sqlite3.Row) -> str:
+    return str(content_of(row).get("text", "")).strip().lower() if row["kind"] in {"chat", "chat-sdk"} else ""
+
+
+def is_clear(row: sqlite3.Row) -> bool:
+    return words_of(row).startswith("/clear")
+
+
 def is_command(row: sqlite3.Row) -> bool:
-    text = str(content_of(row).get("text", "")).strip().lower()
-    return row["kind"] in {"chat", "chat-sdk"} and text.startswith("/clear")
+    words = words_of(row)
+    return words.startswith("/") and words.split()[0] not in NO_COMMANDS
+
+
+def after_scripts(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
+    """The rows that are left for the model once the scripts of tasks have run."""
+    kept = []
+    for row in rows:
+        script = content_of(row).get("script") if row["kind"] == "task" else None
+        if not script:
+            kept.append(row)
+            continue
+        touch_heartbeat()
+        run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        touch_heartbeat()
+        try:
+            wake = json.loads(run.stdout.strip().splitlines()[-1])["wakeAgent"] if run.returncode == 0 else None
+        except (ValueError, LookupError, TypeError):
+            wake = None
+        if wake is True:
+            kept.append(row)
+        else:
+            mark([row["id"]], "completed" if wake is False else "script-skip:error")
+    return kept
+
+
+def add_hook(settings: Path) -> None:
+    """It ends where it cannot write its harness's settings."""
+    found = json.loads(settings.read_text()) if settings.exists() else {}
+    hook = {"type": "command", "command": "bun /app/src/memory/hook.ts", "timeout": 10}
+    found.setdefault("hooks", {})["SessionStart"] = [{"matcher": "startup|clear|compact", "hooks": [hook]}]
+    settings.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def main() -> None:
@@ -462,8 +530,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--workspace", default="/workspace")
     arguments.add_argument("--poll", type=float, default=1.0)
+    arguments.add_argument("--settings", type=Path)
     given = arguments.parse_args()
     ROOT, POLL_S = Path(given.workspace), given.poll
+    if given.settings is not None:
+        add_hook(given.settings)
     shutil.rmtree(ROOT / "agent" / "tmp", ignore_errors=True)
     try:
         config = json.loads((ROOT / "agent" / "container.json").read_text())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 from importlib import resources
 
+from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.shim import schema
 from hermitcrab_runner.shim.environment import environment_of
 from hermitcrab_runner.shim.inbound import KEPT_ROWS, InboundFile
 from hermitcrab_runner.shim.layout import Workspace
 from hermitcrab_runner.shim.outbound import OutboundFile
+from hermitcrab_runner.shim.translate import Place
 
 from .conftest import Foreign
 
@@ -64,6 +66,23 @@ def test_what_was_said_long_ago_goes_only_if_it_was_delivered(foreign: Foreign) 
     assert kept[0] == ("m7",)
     assert len(kept) == KEPT_ROWS + 1
     file.close()
+
+
+def test_a_destination_has_the_columns_of_its_type_and_no_others(foreign: Foreign) -> None:
+    file = InboundFile(Workspace(str(foreign.root)))
+    destinations = [
+        Destination("chat", "", "channel", "terminal", "main", "ag-own"),
+        Destination("child", "A child", "agent", "agent", "ag-child", "ag-child"),
+        Destination("nowhere", "", "channel", "terminal", None),
+        Destination("nobody", "", "agent"),
+        Destination("odd", "", "mailing-list", "terminal", "main"),
+    ]
+    file.write_destinations(destinations, Place("terminal", "main"))
+    file.close()
+    assert foreign.rows("inbound.db", "SELECT * FROM destinations ORDER BY name") == [
+        ("chat", "chat", "channel", "terminal", "main", None),
+        ("child", "A child", "agent", None, None, "ag-child"),
+    ]
 
 
 def test_the_runner_finds_the_containers_environment_without_what_is_ours() -> None:

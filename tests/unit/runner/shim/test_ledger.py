@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,77 @@ acks = st.builds(
 )
 
 
+def test_a_command_begins_a_stream_of_its_own_and_ends_the_one_before() -> None:
+    found = ledger("a", "b")
+    command = in_row({"id": "c", "seq": 6, "content": {"text": "/compact now"}}, at="")
+    assert command is not None
+    found.receive(command)
+    found.observe([Ack("a", "processing", 1), Ack("b", "completed", 3)], 10.0)
+    found.observe([Ack("a", "completed", 4), Ack("c", "completed", 6)], 10.2)
+    # None waits for a minute: two were given up, and the third is done when it is marked.
+    assert ready(found, 10.2 + QUIET_AFTER_RESULT_S, 10.2) == ["a", "b", "c"]
+
+
+def test_after_a_clear_the_next_row_begins_a_stream() -> None:
+    found = ledger("a", text="/clear")
+    found.observe([Ack("a", "completed", 2)], 10.0)
+    assert ready(found, 10.0, 10.0) == ["a"]
+    found.complete(["a"])
+    row = in_row({"id": "b", "seq": 8, "content": {"text": "/help me"}}, at="")
+    assert row is not None
+    found.receive(row)
+    found.observe([Ack("b", "completed", 4)], 11.0)
+    assert ready(found, 11.0 + QUIET_AFTER_RESULT_S, 11.0) == ["b"]
+
+
+def test_an_answer_that_is_seen_before_its_mark_counts_when_the_mark_is_seen() -> None:
+    found = ledger("a", "b")
+    found.observe([Ack("a", "processing", 1)], 10.0)
+    found.observe([Ack("b", "processing", 2)], 11.0)
+    found.said(said("b"))
+    assert ready(found, 12.0, 12.0) == []
+    found.observe([Ack("b", "completed", 4)], 11.5)
+    assert "b" in ready(found, 11.5 + QUIET_AFTER_FOLLOW_UP_S, 11.5)
+
+
+def test_what_was_given_up_is_not_waited_for() -> None:
+    found = follow_up()
+    found.receive(task := ledger("t").held["t"].row)
+    found.observe([Ack(task.id, "failed", 5)], 13.0)
+    assert ready(found, 13.0, 13.0) == [task.id]
+
+
+def test_what_names_no_row_in_work_is_about_the_newest_of_its_chat_that_is() -> None:
+    found = Ledger()
+    for number, (key, chat) in enumerate([("a", "p"), ("b", "p"), ("c", "garden"), ("d", "p")]):
+        row = in_row({"id": key, "seq": 2 * number + 2, "channel_type": "c", "platform_id": chat}, at="")
+        assert row is not None
+        found.receive(row)
+    found.observe([Ack(key, "processing", number, AT + number) for number, key in enumerate("abc")], 10.0)
+    later = "2026-11-18 11:06:50"
+
+    def about(out: OutRow) -> str | None:
+        return found.addressed(out).in_reply_to
+
+    assert about(said(None, later)) == "b"
+    assert about(said("a", later)) == "a"
+    assert about(said("done-long-ago", later)) == "b"
+    # Said before the runner had taken that one.
+    assert about(said("done-long-ago", "2026-11-18T11:06:40.999Z")) == "a"
+    assert about(said("done-long-ago", "2026-11-18T11:06:39.999Z")) == "done-long-ago"
+    assert about(said(None, later)._replace(place=Place("c", "p", "a thread"))) is None
+    assert about(said(None, later)._replace(kind="chat-sdk")) is None
+    assert about(said(None, later)._replace(content={"operation": "edit"})) is None
+    # The last words on what the runner has just marked come after the mark.
+    found.observe([Ack(key, "completed", 9, AT + 10) for key in "ab"], 20.0)
+    assert about(said("b", later)) == "b"
+    assert about(said(None, later)) == "b"
+    # Written between the marks of its row; only the second of them was seen.
+    found.observe([Ack("d", "completed", 12, AT + 30)], 30.0)
+    assert about(said(None, later)) == "d"
+    assert about(said("done-long-ago", later)) == "done-long-ago"
+
+
 @given(st.lists(st.tuples(st.lists(acks, max_size=4), st.floats(0, 5), st.booleans()), max_size=20))
 def test_rows_end_once_and_never_before_their_mark(steps: list[tuple[list[Ack], float, bool]]) -> None:
     found = ledger(*"abcd")
@@ -161,7 +233,29 @@ def test_what_is_left_is_sorted_by_what_the_host_waits_for() -> None:
     assert question is not None
     marks = [Ack("a", "completed", 1, AT), Ack("b", "processing", 2, AT)]
     early = said(None, "2026-11-18 11:06:39")
-    outs = [said("a"), said(None), early]
+    # What replies to a row that begins again belongs to it, whenever it was said: a mark tells only of itself.
+    outs = [said("a"), said(None), early, said("b", "2026-11-18 11:06:38")]
     left = sort_out([*(each.row for each in held.held.values()), question], acks=marks, outs=outs, seqs=SEQS)
     assert (left.answered, left.unheard, left.again) == (["a"], ["q"], ["b"])
-    assert left.said_before == [said(None)]
+    assert left.said_before == [outs[1], outs[3]]
+
+
+@pytest.mark.parametrize(
+    ("came", "said_at", "counts"),
+    [
+        # In the very moment of its arrival; older runners tell it to the second only.
+        ("2026-11-18T11:06:40.500Z", "2026-11-18T11:06:40.500Z", True),
+        ("2026-11-18T11:06:40.500Z", "2026-11-18 11:06:40", True),
+        ("2026-11-18T11:06:40.500Z", "2026-11-18T11:06:40.499Z", False),
+        # The turn before it ended at 11:06:40.
+        ("2026-11-18T11:00:00.000Z", "2026-11-18T11:06:39.999Z", False),
+        ("2026-11-18T11:00:00.000Z", "2026-11-18T11:06:40.001Z", True),
+    ],
+)
+def test_what_names_no_row_belongs_to_a_turn_by_its_time(came: str, said_at: str, counts: bool) -> None:
+    row = in_row({"id": "b", "seq": 4, "timestamp": came, "content": {"text": "x"}}, at="")
+    assert row is not None
+    marks = [Ack("a", "completed", 1, AT), Ack("b", "completed", 3, AT + 60)]
+    left = sort_out([row], acks=marks, outs=[said(None, said_at)], seqs=SEQS)
+    assert left.again == ["b"]
+    assert bool(left.said_before) is counts

@@ -150,11 +150,33 @@ async def test_a_task_has_all_its_columns(tmp_path: Path, foreign: Foreign) -> N
         "tries": 2,
     }
     async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
-        await host.push(chat(2, "", kind="task", content={"prompt": "tasks", "script": None}, **task))
+        await host.push(chat(2, "", kind="task", content={"prompt": "say look | tasks", "script": None}, **task))
         await host.answered("m2")
-        assert host.texts == ["task-1 at=2020-01-01T09:00:00.000Z recur=0 9 * * * tasks"]
+        # Only what it sends by a tool goes to a chat; what it says in the end is the task's own log.
+        assert host.texts == ["look"]
+        (told,) = [log.text for log in host.of_kind(frames.Log) if "task's own log" in log.text]
+        assert told.endswith("task-1 at=2020-01-01T09:00:00.000Z recur=0 9 * * * say look | tasks")
         columns = ", ".join(task)
         assert foreign.rows("inbound.db", f"SELECT {columns} FROM messages_in") == [tuple(task.values())]
+
+
+@pytest.mark.parametrize(
+    ("script", "failed", "texts"),
+    [
+        ("""echo '{"wakeAgent":true}'""", None, ["woken"]),
+        ("""echo '{"wakeAgent":false}'""", None, []),
+        ("exit 1", "the runner gave it up", []),
+    ],
+)
+async def test_a_task_whose_script_wants_no_turn_is_done_and_one_whose_script_fails_has_failed(
+    tmp_path: Path, foreign: Foreign, script: str, failed: str | None, texts: list[str]
+) -> None:
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, "", kind="task", content={"prompt": "say woken | nothing", "script": script}))
+        await host.answered("m2")
+        assert host.done["m2"].failed == failed
+        assert host.texts == texts
 
 
 async def test_a_file_is_with_the_host_before_its_message_and_then_gone(tmp_path: Path, foreign: Foreign) -> None:
@@ -261,9 +283,42 @@ async def test_a_cleared_conversation_is_forgotten(tmp_path: Path, foreign: Fore
         await host.push(chat(4, "/clear"))
         await host.answered("m4")
         assert host.texts[1:] == ["Session cleared."]
+        # It names no row itself; whoever asked must see it as the answer.
+        assert [out["in_reply_to"] for out in host.outs.values()] == ["m2", "m4"]
         await host.push(chat(6, "again"))
         await host.answered("m6")
         assert host.state["continuation:stand-in"] != first
+
+
+async def test_a_command_ends_what_the_runner_is_at_and_is_done_with_its_own_stream(
+    tmp_path: Path, foreign: Foreign
+) -> None:
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        await host.push(chat(2, "hold nothing-ever"))
+        await host.until(lambda host: len(host.of_kind(frames.Claim)) == 1)
+        await host.push(chat(4, "and this"))
+        await host.until(lambda host: len(host.of_kind(frames.Claim)) == 2)
+        await host.push(chat(6, "/compact"))
+        # Without a silence of a minute for an answer that nobody is about to give.
+        await host.answered("m2", "m4", "m6")
+        await host.push(chat(8, "still there?"))
+        await host.answered("m8")
+        assert host.texts == ["Echo: still there?"]
+
+
+async def test_what_the_runner_tells_its_own_tools_is_no_state_of_the_session(tmp_path: Path, foreign: Foreign) -> None:
+    async with fake_host(tmp_path, destinations=PLACES) as host, foreign.shim(host):
+        host.routing = ROUTING
+        await host.push(chat(2, "say on it | hold gate"))
+        await host.until(lambda host: host.texts == ["on it"])
+        assert foreign.rows("outbound.db", "SELECT key FROM session_state ORDER BY key") == [
+            ("continuation:stand-in",),
+            ("current_in_reply_to",),
+        ]
+        foreign.let("gate")
+        await host.answered("m2")
+        assert set(host.state) == {"continuation:stand-in"}
+        assert {out["in_reply_to"] for out in host.outs.values()} == {"m2"}
 
 
 async def test_the_beats_tell_which_tool_runs_and_for_how_long(tmp_path: Path, foreign: Foreign) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.shim.times import iso_time, parse_time, sqlite_time
 from hermitcrab_runner.shim.translate import (
+    KINDS,
     OutRow,
     Place,
     Unsendable,
@@ -90,8 +91,19 @@ def test_any_inbound_frame_gives_a_row_or_nothing(message: dict[str, Any]) -> No
         return
     assert row.seq is None or row.seq % 2 == 0
     assert (row.trigger, row.on_wake) in {(0, 0), (1, 0)}
-    assert row.kind
-    assert row.timestamp
+    assert row.kind in KINDS
+    assert parse_time(row.timestamp) is not None
+    assert row.process_after is None or parse_time(row.process_after) is not None
+
+
+def test_a_row_that_the_runner_would_pass_over_in_silence_becomes_one_that_it_takes() -> None:
+    odd = {"id": "m1", "kind": "poem", "timestamp": "yesterday", "process_after": "soon"}
+    row = in_row(odd, at="2026-11-18T11:06:40.500Z")
+    assert row is not None
+    assert (row.kind, row.timestamp, row.process_after) == ("chat", "2026-11-18T11:06:40.500Z", None)
+    offset = in_row({"id": "m1", "timestamp": "2026-11-18T12:06:40+01:00"}, at="")
+    assert offset is not None
+    assert offset.timestamp == "2026-11-18T11:06:40.000Z"
 
 
 def test_every_column_comes_from_the_frame() -> None:

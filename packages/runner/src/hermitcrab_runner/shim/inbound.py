@@ -82,10 +82,7 @@ class InboundFile:
             self._connection.executemany(
                 "INSERT INTO destinations (name, display_name, type, channel_type, platform_id, agent_group_id)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (each.name, each.display_name, each.type, each.channel_type, each.platform_id, each.agent_group_id)
-                    for each in destinations
-                ],
+                [columns for each in destinations if (columns := _columns(each)) is not None],
             )
             self._connection.execute(
                 "INSERT INTO session_routing (id, channel_type, platform_id, thread_id) VALUES (1, ?, ?, ?)"
@@ -158,3 +155,13 @@ class InboundFile:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def _columns(each: Destination) -> tuple[str | None, ...] | None:
+    """A destination has the columns of its type and no others, or the newest runners end. None: it lacks one."""
+    named = (each.name, each.display_name or each.name, each.type)
+    if each.type == "agent":
+        return None if each.agent_group_id is None else (*named, None, None, each.agent_group_id)
+    if each.type != "channel" or each.channel_type is None or each.platform_id is None:
+        return None
+    return (*named, each.channel_type, each.platform_id, None)

@@ -8,10 +8,13 @@ stream began. A row is answered when such a result came after its mark, and the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hermitcrab_runner.rows import text_of
+from hermitcrab_runner.shim.times import parse_time
 from hermitcrab_runner.shim.translate import InRow, OutRow
 
 QUIET_AFTER_RESULT_S = 0.25
@@ -27,6 +30,9 @@ _CLEARLY_IN_WORK_S = 1.0
 """A follow-up is claimed and marked at once; what stays claimed for longer has begun a stream of its own."""
 
 _DONE_AT_MOST = 1024
+
+_NO_COMMANDS = frozenset({"/help", "/login", "/logout", "/doctor", "/config", "/start"})
+"""To a v2 runner they are words like others: its time's host let none of them through."""
 
 
 class Ack(NamedTuple):
@@ -48,6 +54,8 @@ class Held:
     shown: bool = False
     """It lies in inbound.db."""
     claimed_at: float | None = None
+    taken_at: float | None = None
+    """The same, by the runner's own word."""
     marked_at: float | None = None
     """When it was first seen as completed or failed."""
     order: int = 0
@@ -55,6 +63,8 @@ class Held:
     began_stream: bool = False
     results: int = 0
     """Seen since it was marked."""
+    was_replied_to: bool = False
+    """Between two looks, the mark and the answer may both have come, and only the answer been seen."""
 
 
 class Ledger:
@@ -97,7 +107,10 @@ class Ledger:
     def observe(self, acks: Iterable[Ack], now: float) -> list[Held]:
         """Take in new marks, oldest first. Returns the rows that were claimed by them."""
         claimed: list[Held] = []
-        for ack in sorted(acks, key=lambda each: each.order):
+        acks = sorted(acks, key=lambda each: each.order)
+        if any(_is_command(held.row) for held in self._newly_claimed(acks)):
+            self._stream_ended()
+        for ack in acks:
             held = self.held.get(ack.id)
             if ack.id in self._done or (held is not None and held.marked_at is not None):
                 if held is None or ack.order > held.order:
@@ -106,22 +119,33 @@ class Ledger:
             if held is None:
                 continue
             if held.claimed_at is None:
-                held.claimed_at = now
+                held.claimed_at, held.taken_at = now, ack.at
                 claimed.append(held)
                 held.began_stream = not self._has_stream and held.row.kind != "system"
             if ack.status != "processing":
                 self._marked(held, ack, now)
-        self._has_stream = self._has_stream or any(each.began_stream for each in claimed)
+        # To clear a conversation takes no model.
+        self._has_stream = self._has_stream or any(each.began_stream and not _is_clear(each.row) for each in claimed)
         return claimed
+
+    def _newly_claimed(self, acks: Iterable[Ack]) -> Iterable[Held]:
+        known = (self.held.get(ack.id) for ack in acks)
+        return (held for held in known if held is not None and held.claimed_at is None)
+
+    def _stream_ended(self) -> None:
+        """What it took up and did not answer, it gave up."""
+        self._has_stream = False
+        for each in self.held.values():
+            if each.marked_at is not None:
+                each.results = max(each.results, 1)
 
     def _marked(self, held: Held, ack: Ack, now: float) -> None:
         held.marked_at, held.order, held.failed = now, ack.order, ack.status == "failed"
+        if held.was_replied_to:
+            held.results = max(held.results, 1)
         in_work_s = now - (held.claimed_at if held.claimed_at is not None else now)
-        if in_work_s >= _CLEARLY_IN_WORK_S and held.row.kind not in {
-            "task",
-            "system",
-        }:  # A task may run a script first.
-            held.began_stream = True
+        if in_work_s >= _CLEARLY_IN_WORK_S and held.row.kind not in {"task", "system"}:
+            held.began_stream = True  # A task may run a script first.
         if held.began_stream:
             # The mark itself says that there was a result; for follow-ups that were marked before it, too.
             self._count_result(ack.order, but=held)
@@ -143,9 +167,28 @@ class Ledger:
         replied = self.held.get(out.in_reply_to or "")
         if replied is None:
             return
-        for each in self.held.values():
-            if each.marked_at is not None and (each.row.seq or 0) <= (replied.row.seq or 0):
-                each.results = max(each.results, 1)
+        for each in self.claimed:
+            if (each.row.seq or 0) <= (replied.row.seq or 0):
+                each.was_replied_to = True
+                if each.marked_at is not None:
+                    each.results = max(each.results, 1)
+
+    def addressed(self, out: OutRow) -> OutRow:
+        """With the row that it is about.
+
+        An error, or that a conversation was cleared, names none; what a tool sends in mid-turn, the one with which the
+        stream began, however long ago.
+        """
+        replied = self.held.get(out.in_reply_to or "")
+        if out.kind != "chat" or "operation" in out.content or replied in self.in_work:
+            return out
+        # Without a name, it comes between the two marks of its row, of which only the second may have been seen.
+        said_at = None if out.in_reply_to is None else parse_time(out.timestamp)
+        for each in reversed(self.claimed if out.in_reply_to is None else self.in_work):
+            was_taken = each.taken_at is None or said_at is None or each.taken_at <= said_at
+            if was_taken and each.row.kind != "system" and out.place == each.row.place:
+                return out._replace(in_reply_to=each.row.id)
+        return out
 
     def answered(self, now: float, *, active_at: float) -> tuple[list[Held], float | None]:
         """Rows that may be completed now, and when to look again. `active_at`: the runner's last sign of life."""
@@ -180,12 +223,22 @@ class Ledger:
 
 
 def _quiet_s(held: Held) -> float:
-    if held.row.kind == "system" or _is_clear(held.row):
-        return 0.0  # Whoever asked has read it; a cleared conversation has no answer to come.
+    if held.row.kind == "system" or held.failed or _is_clear(held.row):
+        return 0.0  # Whoever asked has read it; what was given up or cleared has no answer to come.
     if held.began_stream:
         return QUIET_AFTER_RESULT_S
     return QUIET_AFTER_FOLLOW_UP_S if held.results else QUIET_AT_MOST_S
 
 
 def _is_clear(row: InRow) -> bool:
-    return row.content.partition('"text":"')[2].lstrip().lower().startswith("/clear")
+    return _words(row).startswith("/clear")
+
+
+def _is_command(row: InRow) -> bool:
+    """A v2 runner ends its stream for such a row, whatever its model is at, and begins another with it."""
+    command, *_ = _words(row).split(maxsplit=1) or [""]
+    return row.kind in {"chat", "chat-sdk"} and command.startswith("/") and command not in _NO_COMMANDS
+
+
+def _words(row: InRow) -> str:
+    return text_of(json.loads(row.content).get("text")).strip().lower()

@@ -20,6 +20,8 @@ from hermitcrab_runner.shim.translate import OutRow, Unsendable, out_row
 from hermitcrab_wire.limits import MAX_ID_CHARACTERS, MAX_STATE_BYTES
 
 ROWS_AT_ONCE = 64
+SKIPPED_FOR_ERROR = "script-skip:error"
+"""The mark of a task whose script failed, so that the model was not asked."""
 _ACKS_AT_MOST = 512
 _STATE_KEYS_AT_MOST = 256
 _OUT_COLUMNS = "id, in_reply_to, timestamp, deliver_after, kind, channel_type, platform_id, thread_id, content"
@@ -204,6 +206,8 @@ def _only_reading(action: int, subject: str | None, *_: str | None) -> int:
 
 def _ack(row: tuple[object, ...]) -> Ack | None:
     key, status, order, at = row
+    if status == SKIPPED_FOR_ERROR:
+        status = "failed"
     if not isinstance(key, str) or not isinstance(order, int) or status not in {"processing", "completed", "failed"}:
         return None
     return Ack(key, str(status), order, parse_time(at))

@@ -13,6 +13,7 @@ from typing import Any
 
 from hermitcrab_runner.logs import note
 from hermitcrab_runner.prompt import Destination
+from hermitcrab_runner.rows import text_of
 from hermitcrab_runner.shim import outbox, refusal
 from hermitcrab_runner.shim.inbound import InboundFile
 from hermitcrab_runner.shim.layout import Workspace
@@ -26,6 +27,7 @@ RESENT_AT_MOST = 64
 """Without the file that tells what was delivered, only the newest may not have been."""
 
 _NOTES_AT_MOST = 8
+_TASK_LOG = "task_log"
 
 
 class _Leaving:
@@ -94,6 +96,11 @@ class Said:
             # Its turn was broken off after it had said this, and says it again.
             self._said_before[_words(out)] -= 1
             note("said.before", id=out.id)
+            inbound.delivered(out.id, "delivered")
+            return
+        if out.kind == _TASK_LOG:
+            # What a task came to, for its owner and for no chat.
+            self._log(f"a task's own log: {text_of(out.content.get('text'))}")
             inbound.delivered(out.id, "delivered")
             return
         self._queue.append(out)

@@ -339,7 +339,7 @@ class Shim:
             # Read after it and taken in before it: what was said after a mark must not be seen without the mark.
             self._observe(outbound.acks(list(self._ledger.held)), inbound)
             for out in found:
-                self._said.take(out, inbound)
+                self._said.take(self._ledger.addressed(out) if isinstance(out, OutRow) else out, inbound)
                 if isinstance(out, OutRow):
                     self._ledger.said(out)
             more = bool(found)

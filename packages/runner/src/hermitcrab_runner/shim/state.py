@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 
 from hermitcrab_wire import frames
 
+TRANSIENT = frozenset({"current_in_reply_to"})
+"""What a v2 runner tells its own tools through its file, anew in each turn: of no use to another container."""
+
 
 class StateMirror:
     def __init__(self, send: Callable[[frames.Frame], None]) -> None:
@@ -18,6 +21,7 @@ class StateMirror:
 
     def look(self, state: Mapping[str, str]) -> None:
         """Tell the host what has changed since it was last told."""
+        state = {key: value for key, value in state.items() if key not in TRANSIENT}
         for key in [*state, *(each for each in self.known if each not in state)]:
             value = state.get(key)
             if value != self.known.get(key):

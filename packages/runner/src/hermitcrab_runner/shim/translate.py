@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.rows import text_of
+from hermitcrab_runner.shim.times import iso_time, parse_time
 from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_ID_CHARACTERS
+
+KINDS = frozenset({"chat", "chat-sdk", "task", "webhook", "system"})
+"""A v2 runner passes over rows of any other kind, and the newest ones over those with a moment that is none. They do it
+in silence, so that nobody would ever hear of them again."""
 
 _GREATEST_SEQ = 2**53
 """JavaScript counts no further; a foreign runner would choke on more."""
@@ -54,6 +59,10 @@ class InRow(NamedTuple):
     content: str
     source_session_id: str | None
     on_wake: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.channel_type, self.platform_id, self.thread_id)
 
 
 class OutRow(NamedTuple):
@@ -104,9 +113,9 @@ def in_row(message: Mapping[str, Any], *, at: str) -> InRow | None:
     return InRow(
         id=key,
         seq=seq if seq and seq % 2 == 0 else None,
-        kind=text_of(message.get("kind")) or "chat",
-        timestamp=text_of(message.get("timestamp")) or at,
-        process_after=text_of(message.get("process_after")) or None,
+        kind=kind if (kind := text_of(message.get("kind"))) in KINDS else "chat",
+        timestamp=_moment(message.get("timestamp")) or at,
+        process_after=_moment(message.get("process_after")),
         recurrence=text_of(message.get("recurrence")) or None,
         series_id=text_of(message.get("series_id")) or key,
         tries=_count(message.get("tries")),
@@ -211,6 +220,11 @@ def way_of(
 
 def _name(value: object) -> str | None:
     return text_of(value)[: 4 * MAX_ID_CHARACTERS] or None
+
+
+def _moment(value: object) -> str | None:
+    at = parse_time(value)
+    return None if at is None else iso_time(at)
 
 
 def _count(value: object) -> int:
