@@ -30,6 +30,7 @@ Found = TypeVar("Found")
 NeedEngine = Callable[[str], Mapping[str, str]]
 
 SETTINGS = "/home/node/.claude/settings.json"
+PLANTED = '{"hooks":{"Stop":[]}}'
 
 
 def options(engine: str, need_engine: NeedEngine) -> dict[str, Any]:
@@ -94,10 +95,10 @@ async def test_a_foreign_runner_adds_to_its_harness_settings_and_what_is_planted
 
         added = await to_thread.run_sync(hooks)
         assert set(added) == {"PreCompact", "SessionStart"}
-        assert await answer(host, channel, address, "two", f"plant {SETTINGS}") == "planted"
+        assert await answer(host, channel, address, "two", f"sh echo '{PLANTED}' >{SETTINGS}") == "done"
         assert set(await to_thread.run_sync(hooks)) == {"Stop"}
         await host.runner.kill(host.runner.views()[0].session_id)
-        assert await answer(host, channel, address, "three", f"link {SETTINGS}") == "linked"
+        assert await answer(host, channel, address, "three", f"sh ln -sf /etc/passwd {SETTINGS}") == "done"
         await host.runner.kill(host.runner.views()[0].session_id)
         assert await answer(host, channel, address, "four", "again") == "Echo: again"
         assert await to_thread.run_sync(hooks) == added

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ edit N TEXT / react N EMOJI / card TEXT / schedule TEXT / install PACKAGE
 tool NAME MS     says that it runs that tool, and goes on
 tasks            answers with the tasks that it knows, as the tool list_tasks does
 recall           answers with its conversation's id and its destinations
-plant FILE       writes a hook of its own into that file
-link FILE        puts a link into its place
+sh COMMAND       runs the command, as an agent does
 exit N           ends its process
 anything else    is echoed
 """
@@ -113,6 +113,13 @@ def mark(ids: list[str], status: str) -> None:
     connection.close()
 
 
+def marked() -> set[str]:
+    connection = outbound()
+    found = {row[0] for row in connection.execute("SELECT message_id FROM processing_ack")}
+    connection.close()
+    return found
+
+
 def state(key: str) -> str | None:
     connection = outbound()
     row = connection.execute("SELECT value FROM session_state WHERE key = ?", (key,)).fetchone()
@@ -179,9 +186,7 @@ def pending(most: int, *, first: bool = False) -> list[sqlite3.Row]:
         int(first),
         most,
     )
-    connection = outbound()
-    known = {row[0] for row in connection.execute("SELECT message_id FROM processing_ack")}
-    connection.close()
+    known = marked()
     return [row for row in reversed(rows) if row["id"] not in known]
 
 
@@ -277,9 +282,7 @@ def by_seq(seq: int) -> tuple[str, tuple[str | None, str | None, str | None]]:
 def wait_for_response(key: str, value: str) -> Iterator[dict[str, Any] | None]:
     while True:
         rows = query(f"SELECT * FROM messages_in WHERE status='pending' AND content LIKE '%\"{key}\":\"{value}\"%'")
-        connection = outbound()
-        known = {row[0] for row in connection.execute("SELECT message_id FROM processing_ack")}
-        connection.close()
+        known = marked()
         for row in rows:
             if row["id"] not in known:
                 mark([row["id"]], "completed")
@@ -388,13 +391,9 @@ def act(text: str, sender: str) -> Iterator[str | None]:
         case "recall":
             names = [row[0] for row in query("SELECT name FROM destinations ORDER BY name")]
             yield answer(f"I am {state('continuation:stand-in')}, and know {', '.join(names)}")
-        case "plant":
-            Path(rest).write_text('{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"true"}]}]}}')
-            yield answer("planted")
-        case "link":
-            Path(rest).unlink()
-            Path(rest).symlink_to("/etc/passwd")
-            yield answer("linked")
+        case "sh":
+            subprocess.run(["sh", "-c", unescape(rest)], check=True)
+            yield answer("done")
         case "exit":
             sys.exit(int(rest))
         case _:
@@ -424,7 +423,7 @@ class Runner:
                 continue
             mark([row["id"] for row in rows], "processing")
             point("claimed", rows)
-            for row in [each for each in rows if is_clear(each)]:
+            for row in [each for each in rows if words_of(each).startswith("/clear")]:
                 self._continuation = None
                 set_state("continuation:stand-in", None)
                 write_out({"text": "Session cleared."}, (rows[0]["channel_type"], rows[0]["platform_id"], None))
@@ -486,10 +485,6 @@ def words_of(row: sqlite3.Row) -> str:
     return str(content_of(row).get("text", "")).strip().lower() if row["kind"] in {"chat", "chat-sdk"} else ""
 
 
-def is_clear(row: sqlite3.Row) -> bool:
-    return words_of(row).startswith("/clear")
-
-
 def is_command(row: sqlite3.Row) -> bool:
     words = words_of(row)
     return words.startswith("/") and words.split()[0] not in NO_COMMANDS
@@ -506,14 +501,10 @@ def after_scripts(rows: list[sqlite3.Row]) -> list[sqlite3.Row]:
         touch_heartbeat()
         run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
         touch_heartbeat()
-        try:
-            wake = json.loads(run.stdout.strip().splitlines()[-1])["wakeAgent"] if run.returncode == 0 else None
-        except (ValueError, LookupError, TypeError):
-            wake = None
-        if wake is True:
+        if run.returncode == 0 and json.loads(run.stdout)["wakeAgent"]:
             kept.append(row)
         else:
-            mark([row["id"]], "completed" if wake is False else "script-skip:error")
+            mark([row["id"]], "script-skip:error" if run.returncode else "completed")
     return kept
 
 
@@ -533,7 +524,7 @@ def main() -> None:
     arguments.add_argument("--settings", type=Path)
     given = arguments.parse_args()
     ROOT, POLL_S = Path(given.workspace), given.poll
-    if given.settings is not None:
+    if given.settings:
         add_hook(given.settings)
     shutil.rmtree(ROOT / "agent" / "tmp", ignore_errors=True)
     try:

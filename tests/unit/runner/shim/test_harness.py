@@ -78,7 +78,8 @@ async def test_each_start_of_the_runner_begins_with_them(tmp_path: Path, foreign
     command = [*foreign.command(), "--settings", str(place)]
     async with fake_host(tmp_path, destinations=[destination]) as host, foreign.shim(host, env=env, command=command):
         await until(place.exists)
-        await host.push(row("m2", f"plant {place} | hold gate", seq=2))
+        plant = f"""sh echo '{{"hooks":{{"Stop":[]}}}}' >{place} | hold gate"""
+        await host.push(row("m2", plant, seq=2))
         await until(lambda: "Stop" in place.read_text())
         await host.until(lambda host: len(host.of_kind(frames.Claim)) == 1)
         await host.say(frames.Cancel(reason="by command"))
