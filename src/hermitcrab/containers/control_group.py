@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from hermitcrab.containers.small_files import read_whole
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import ContainerStats, Limits
 
@@ -45,7 +46,7 @@ class CgroupFiles:
         folder.rmdir()
 
     def read(self, file: Path) -> str:
-        return file.read_text()
+        return read_whole(file).decode()
 
     def write(self, file: Path, text: str) -> None:
         # Without O_CREAT and O_TRUNC: a file that is not there is a controller that is not there. By descriptor, as a

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hermitcrab.containers.small_files import read_whole
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.bubblewrap_arguments import user_namespace_map
 
@@ -264,7 +265,7 @@ def _state(pid: int) -> tuple[str, int]:
     """State letter and start time of the process with that pid; an empty letter when there is none."""
     try:
         # The program's name stands in brackets and may hold anything, brackets and spaces too.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return "", -1
-    return fields[0], int(fields[19])
+    return fields[0].decode(), int(fields[19])

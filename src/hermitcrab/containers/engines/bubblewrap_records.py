@@ -24,6 +24,7 @@ from typing import Any
 
 from hermitcrab.containers.engines import bubblewrap_processes as process
 from hermitcrab.containers.engines.bubblewrap_processes import Process
+from hermitcrab.containers.small_files import read_whole
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.model.container import ContainerSpec, Limits, Mount, MountClass
 from hermitcrab.model.ids import Generation, InstallationId, SessionId
@@ -89,7 +90,7 @@ class ContainerFolder:
     def record(self) -> Record | None:
         """None when the container is gone, or its record cannot be read (after a broken disk, say)."""
         try:
-            found = json.loads((self.path / RECORD).read_text())
+            found = json.loads(read_whole(self.path / RECORD))
             return Record(found["id"], found["created_at"], _spec(found["spec"]), found["spec_hash"])
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
@@ -97,7 +98,7 @@ class ContainerFolder:
     def processes(self) -> Processes | None:
         """None when it was never started."""
         try:
-            found = json.loads((self.path / PROCESSES).read_text())
+            found = json.loads(read_whole(self.path / PROCESSES))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -114,12 +115,12 @@ class ContainerFolder:
     def status(self) -> Status:
         file = self.path / STATUS
         try:
-            text = file.read_text()
+            lines = read_whole(file).splitlines()
             finished = file.stat().st_mtime
         except FileNotFoundError:
             return Status()
         found: dict[str, Any] = {}
-        for line in text.splitlines():
+        for line in lines:
             # The last line may be cut short when the machine was.
             with contextlib.suppress(ValueError):
                 found |= json.loads(line)
