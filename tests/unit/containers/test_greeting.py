@@ -24,6 +24,7 @@ from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer
+from hermitcrab_wire.limits import PROTOCOL
 from hermitcrab_wire.parsing import parse
 
 T = TypeVar("T")
@@ -81,16 +82,20 @@ async def greeted(folder: Path, *, resumes: bool, rows: int) -> list[frames.Fram
 
     def dial() -> list[frames.Frame]:
         hello = frames.Hello(protocol=1, generation=1, provider="echo", version="test", resumes=resumes)
-        buffer, heard = LineBuffer(), list[frames.Frame]()
-        with connect_unix(folder / "link.sock") as connection:
-            connection.settimeout(DEADLINE_S)
-            connection.sendall(codec.encode(hello.to_json()))
-            while not heard or len(rows_in(heard)) < rows:
-                data = connection.recv(65536)
-                heard += [parse(codec.decode(line), frames.FROM_HOST) for line in buffer.feed(data)]
-        return heard
+        return heard_by(folder, hello, lambda heard: bool(heard) and len(rows_in(heard)) >= rows)
 
     return await to_thread.run_sync(dial)
+
+
+def heard_by(folder: Path, hello: frames.Hello, enough: Callable[[list[frames.Frame]], bool]) -> list[frames.Frame]:
+    """What a runner hears that begins with this hello, until it is enough or the host hangs up. Blocks."""
+    buffer, heard = LineBuffer(), list[frames.Frame]()
+    with connect_unix(folder / "link.sock") as connection:
+        connection.settimeout(DEADLINE_S)
+        connection.sendall(codec.encode(hello.to_json()))
+        while not enough(heard) and (data := connection.recv(65536)):
+            heard += [parse(codec.decode(line), frames.FROM_HOST) for line in buffer.feed(data)]
+    return heard
 
 
 def row(key: str) -> InboundRow:
@@ -109,6 +114,26 @@ def test_what_waits_is_handed_over(tmp_path: Path, *, resumes: bool) -> None:
         async with linked(tmp_path) as (mailboxes, _):
             await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("early")))
             assert rows_in(await greeted(tmp_path, resumes=resumes, rows=1)) == ["early"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("generation", "protocol", "code"),
+    [(0, PROTOCOL, "stale-generation"), (2, PROTOCOL, "stale-generation"), (1, PROTOCOL + 1, "protocol")],
+)
+def test_who_is_of_another_generation_or_speaks_another_protocol_is_told_so_and_handed_nothing(
+    tmp_path: Path, generation: int, protocol: int, code: str
+) -> None:
+    async def scenario() -> None:
+        async with linked(tmp_path) as (mailboxes, exchange):
+            await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("waits")))
+            hello = frames.Hello(protocol=protocol, generation=generation, provider="echo", version="test")
+            heard = await to_thread.run_sync(heard_by, tmp_path, hello, lambda _heard: False)
+            assert [each.code for each in heard if isinstance(each, frames.Refused)] == [code]
+            assert len(heard) == 1
+            assert not exchange.connected
+            assert rows_in(await greeted(tmp_path, resumes=False, rows=1)) == ["waits"], "its own gets in after it"
 
     asyncio.run(scenario())
 
