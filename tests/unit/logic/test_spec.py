@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,40 @@ def test_labels_tell_whose_container_it_is_and_which() -> None:
         "hermitcrab.generation": "7",
         "hermitcrab.spec-hash": spec().spec_hash,
     }
-    assert spec(timezone="Asia/Tokyo").spec_hash != spec().spec_hash
+
+
+def changed(value: Any) -> list[Any]:
+    """Other values in the place of this one, one for each part of it."""
+    match value:
+        case Limits() | Mount():
+            return [
+                replace(value, **{each.name: other})
+                for each in fields(value)
+                for other in changed(getattr(value, each.name))
+            ]
+        case MountClass():
+            return [each for each in MountClass if each is not value]
+        case bool():
+            return [not value]
+        case int() | float():
+            return [value + 1]
+        case str():
+            return [f"{value}x"]
+        case tuple():
+            first, *rest = value
+            return [tuple(rest), *((each, *rest) for each in changed(first))]
+        case _:
+            return [{**value, "MORE": "x"}]
+
+
+def test_whatever_could_change_a_container_changes_the_hash_of_its_spec() -> None:
+    """A host that comes back replaces what it would make differently now, and goes by nothing but the hash."""
+    usual = spec()
+    assert replace(usual, generation=Generation(8)).spec_hash == usual.spec_hash
+    for each in fields(ContainerSpec):
+        if each.name != "generation":
+            for other in changed(getattr(usual, each.name)):
+                assert replace(usual, **{each.name: other}).spec_hash != usual.spec_hash, (each.name, other)
 
 
 def test_a_container_of_an_earlier_filter_of_system_calls_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
