@@ -30,13 +30,24 @@ class Background:
     @property
     def takes_work(self) -> bool:
         """Whether a container may be started for a session."""
-        return self._tasks is not None and not self._closing
+        return self._open is not None and not self._closing
 
     @property
     def closing(self) -> bool:
         return self._closing
 
     def spawn(self, function: Callable[[*Arguments], Awaitable[object]], *arguments: *Arguments) -> None:
-        """Run it beside the caller. An error of it ends there; after `close` it is not run at all."""
-        if self._tasks is not None:
-            self._tasks.start_soon(isolated, function, *arguments)
+        """Run it beside the caller. An error of it ends there; once these tasks are called off it is not run at all."""
+        if self._open is not None:
+            self._open.start_soon(isolated, function, *arguments)
+
+    @property
+    def _open(self) -> anyio.abc.TaskGroup | None:
+        """None, too, while what was called off comes to its end.
+
+        anyio cancels what is added to such a group only when another task of it leaves a shield. Until then whatever
+        it adds turns in a circle at its first `checkpoint_if_cancelled`.
+        """
+        if self._tasks is None or self._tasks.cancel_scope.cancel_called:
+            return None
+        return self._tasks
