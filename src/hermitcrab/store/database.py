@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 import anyio
 from anyio import to_thread
 
+from hermitcrab.errors import StoreError
 from hermitcrab.store import schema
 from hermitcrab.store.sqlite import connect, connect_to_read, snapshot, transaction
 
@@ -39,7 +40,9 @@ class Store:
         self._writing = anyio.CapacityLimiter(1)
         # A task that is cancelled from outside anyio lets go of the limiter while its thread still works.
         self._writer_lock = threading.Lock()
-        self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._readers: queue.SimpleQueue[sqlite3.Connection | None] = queue.SimpleQueue()
+        """None comes once the database is closed, and stays: a thread that waited for more would wait for ever."""
+        self._closed = False
         for reader in readers:
             self._readers.put(reader)
         self._reading = anyio.CapacityLimiter(len(readers))
@@ -65,8 +68,11 @@ class Store:
         """
 
         def work() -> T:
-            with self._writer_lock, transaction(self._writer, self.path):
-                return function(self._writer)
+            with self._writer_lock:
+                if self._closed:
+                    raise self._is_closed()
+                with transaction(self._writer, self.path):
+                    return function(self._writer)
 
         self.changes += 1
         try:
@@ -80,6 +86,8 @@ class Store:
         def work() -> T:
             connection = self._readers.get()
             try:
+                if connection is None:
+                    raise self._is_closed()
                 with snapshot(connection, self.path):
                     return function(connection)
             finally:
@@ -90,9 +98,15 @@ class Store:
     def _close(self) -> None:
         # The writer last: whoever is the last to close moves the log into the database.
         for _ in range(READERS):
-            self._readers.get().close()
+            if (reader := self._readers.get()) is not None:
+                reader.close()
+        self._readers.put(None)
         with self._writer_lock:
+            self._closed = True
             self._writer.close()
+
+    def _is_closed(self) -> StoreError:
+        return StoreError(f"{self.path.name} is closed: the host is leaving")
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:

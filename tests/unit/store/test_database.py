@@ -14,7 +14,7 @@ import pytest
 
 from hermitcrab.errors import StoreDamagedError, StoreError
 from hermitcrab.store import installation
-from hermitcrab.store.database import Store
+from hermitcrab.store.database import READERS, Store
 from hermitcrab.testing.engine_harness import DEADLINE_S
 
 
@@ -37,6 +37,17 @@ async def test_what_was_written_is_read_and_outlives_the_store(tmp_path: Path) -
     async with Store.open(tmp_path / "x.db") as store:
         assert await store.read(folders) == ["a"]
     assert modes(tmp_path) == {"x.db": 0o600}
+
+
+async def test_whoever_comes_after_it_was_closed_is_told_so_and_keeps_no_thread(tmp_path: Path) -> None:
+    async with Store.open(tmp_path / "x.db") as store:
+        pass
+    with anyio.fail_after(DEADLINE_S):
+        for _ in range(READERS + 1):
+            with pytest.raises(StoreError, match=r"x\.db is closed"):
+                await store.read(folders)
+        with pytest.raises(StoreError, match=r"x\.db is closed"):
+            await store.write(lambda connection: add(connection, "a"))
 
 
 async def test_a_function_that_raises_changes_nothing(tmp_path: Path) -> None:
