@@ -25,8 +25,9 @@ from anyio import to_thread
 
 from hermitcrab.app import Host
 from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
-from hermitcrab.containers.link.server import LinkLimits, listening
+from hermitcrab.containers.link.server import LinkLimits
 from hermitcrab.model.ids import Generation
+from hermitcrab.testing.links import serving
 from hermitcrab.testing.scratch import RecordingChannel, add_chat, process_rss_kb, say, scratch_host, session_of
 from hermitcrab_bench.figures import summary
 from hermitcrab_wire import codec
@@ -162,7 +163,7 @@ async def _attacked(
             gone=lambda: None,
         ),
     )
-    async with listening(folder, exchange, limits=limits):
+    async with serving(folder, exchange, limits=limits):
         command = [sys.executable, "-m", "hermitcrab.testing.mutated_frames", str(folder / "link.sock")]
         running = [
             await asyncio.create_subprocess_exec(*command, str(seed * ATTACKERS + number))

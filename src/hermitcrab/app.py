@@ -21,6 +21,7 @@ from hermitcrab.containers.disk.workspaces import Workspaces
 from hermitcrab.containers.engine import Engine, EngineOptions
 from hermitcrab.containers.explaining import Explainer
 from hermitcrab.containers.images.desk import default_tag
+from hermitcrab.containers.lifecycle.background import Background
 from hermitcrab.containers.lifecycle.ending import Ender
 from hermitcrab.containers.lifecycle.slot import Told
 from hermitcrab.containers.lifecycle.starting import Starter
@@ -213,6 +214,7 @@ async def open_host(
         )
         desk = MaterialsDesk(home, uid=uid, gid=gid)
         workspaces = Workspaces(home, settings.containers, engine)
+        background = Background()
         starter = Starter(
             home=home,
             settings=settings,
@@ -223,6 +225,7 @@ async def open_host(
             desk=desk,
             surveyor=GroupSurveyor(store, settings, SkillShelf(home), images=images, package_cache=package_cache()),
             door=gateway,
+            background=background,
             uid=uid,
             gid=gid,
             runner_env=_runner_fault(),
@@ -247,6 +250,7 @@ async def open_host(
             engine=engine,
             starter=starter,
             ender=ender,
+            background=background,
             workspaces=workspaces,
             clock=clock,
             budget_mb=settings.containers.memory_budget_mb or memory_budget_mb(),

@@ -16,7 +16,6 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
-from hermitcrab.containers.link.server import listening
 from hermitcrab.containers.link.uploads import STORED_FILES_AT_MOST, Uploads
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, SessionId
@@ -24,6 +23,7 @@ from hermitcrab.model.messages import Address
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing.engine_harness import DEADLINE_S
+from hermitcrab.testing.links import serving
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
 from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES, MIN_FILE_CHUNK_BYTES
@@ -222,7 +222,7 @@ async def sessions_with_links(
                 ),
             )
             (folder / name).mkdir()
-            await stack.enter_async_context(listening(folder / name, exchange))
+            await stack.enter_async_context(serving(folder / name, exchange))
         yield mailboxes, made, offences
 
 

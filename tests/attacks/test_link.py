@@ -16,10 +16,11 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.containers.link import server as link
-from hermitcrab.containers.link.server import Connection, LinkLimits, listening
+from hermitcrab.containers.link.server import Connection, LinkLimits
 from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing import virtual_sockets
 from hermitcrab.testing.engine_harness import DEADLINE_S
+from hermitcrab.testing.links import serving
 from hermitcrab.testing.mutated_frames import FROM_HOST, Mutator
 from hermitcrab.testing.virtual_time import Clocks, VirtualLoop
 from hermitcrab_runner import link as runner_link
@@ -60,7 +61,7 @@ class RecordingHandler:
 @asynccontextmanager
 async def served(folder: Path, limits: LinkLimits | None = None) -> AsyncIterator[RecordingHandler]:
     handler = RecordingHandler()
-    async with listening(folder, handler, limits=limits):
+    async with serving(folder, handler, limits=limits):
         yield handler
 
 
@@ -220,7 +221,7 @@ def test_who_dials_again_and_again_gets_no_new_burst_by_it(tmp_path: Path) -> No
     async def whole() -> None:
         handler = RecordingHandler()
         payload = line(HELLO) + line(frames.Beat(activity="idle")) * 79
-        async with listening(tmp_path, handler, limits=LinkLimits(frames_per_s=10, burst_frames=200)):
+        async with serving(tmp_path, handler, limits=LinkLimits(frames_per_s=10, burst_frames=200)):
             for _ in range(5):
                 transport, _ = loop.dial(str(tmp_path / "link.sock"), asyncio.Protocol)
                 transport.write(payload)

@@ -77,19 +77,20 @@ class ContainerRunner:
         engine: Engine,
         starter: Starter,
         ender: Ender,
+        background: Background,
         workspaces: Workspaces,
         told: Told,
         clock: Callable[[], float] = time.monotonic,
         budget_mb: int | None = None,
     ) -> None:
-        """`clock`: by which it is judged whether runners live; the same that the starter has.
+        """`clock`: by which it is judged whether runners live; the same that the starter has, as `background` is.
 
         `budget_mb`: memory that all containers together are counted for at most; None: no bound.
         """
         self._home, self._settings, self._installation, self._clock = home, settings, installation, clock
         self._mailboxes, self._engine, self._ender, self._workspaces = mailboxes, engine, ender, workspaces
         self._unrealized: tuple[str, ...] = ()
-        self._background = background = Background()
+        self._background = background
         self._slots = slots = Slots(installation=installation, store=store, mailboxes=mailboxes, owes=ender.owes)
         self._stopper = stopper = Stopper(
             settings=settings.containers,

@@ -14,7 +14,6 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
-from hermitcrab.containers.link.server import listening
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
@@ -22,6 +21,7 @@ from hermitcrab.model.messages import Address, InboundRow
 from hermitcrab.model.sessions import Session
 from hermitcrab.settings.sockets import connect_unix
 from hermitcrab.testing.engine_harness import DEADLINE_S
+from hermitcrab.testing.links import serving
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer
 from hermitcrab_wire.limits import PROTOCOL
@@ -73,7 +73,7 @@ async def linked(folder: Path) -> AsyncIterator[tuple[Watched, Exchange]]:
                 gone=lambda: None,
             ),
         )
-        async with listening(folder, exchange):
+        async with serving(folder, exchange):
             yield mailboxes, exchange
 
 

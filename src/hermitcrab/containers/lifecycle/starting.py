@@ -16,6 +16,7 @@ from anyio import to_thread
 from hermitcrab.containers.disk.workspaces import Workspaces
 from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.lifecycle import breakers
+from hermitcrab.containers.lifecycle.background import Background
 from hermitcrab.containers.lifecycle.deadline import Deadline
 from hermitcrab.containers.lifecycle.slot import Door, Slot, Surveyor
 from hermitcrab.containers.link.exchange import Exchange, Outward
@@ -70,6 +71,7 @@ class Starter:
         desk: MaterialsDesk,
         surveyor: Surveyor,
         door: Door,
+        background: Background,
         uid: int,
         gid: int,
         runner_env: Mapping[str, str],
@@ -80,6 +82,7 @@ class Starter:
         self._home, self._settings, self._installation = home, settings, installation
         self._store, self._mailboxes, self._engine = store, mailboxes, engine
         self._desk, self._surveyor, self._door = desk, surveyor, door
+        self._background = background
         self.uid, self.gid = uid, gid
         self._runner_env, self._workspaces, self._clock = dict(runner_env), workspaces, clock
 
@@ -300,7 +303,7 @@ class Starter:
         )
         stack = AsyncExitStack()
         async with AsyncExitStack() as building:
-            await building.enter_async_context(listening(folder, exchange))
+            await building.enter_async_context(listening(folder, exchange, self._background.spawn))
             if began is not None:
                 _clock(slot, "sockets", began)
             try:

@@ -42,6 +42,9 @@ _FRAMES_FOR_A_LINK = 20
 _CONNECTIONS_AT_MOST = 4
 """On one session's socket at a time: the runner's, and a few that have not been cut yet."""
 
+Beside = Callable[..., object]
+"""Starts a function with its arguments as a task, as a task group's `start_soon` does, or, when it is closed, not."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -102,19 +105,25 @@ class LinkHandler(Protocol):
 
 @asynccontextmanager
 async def listening(
-    folder: Path, handler: LinkHandler, *, limits: LinkLimits | None = None
+    folder: Path, handler: LinkHandler, beside: Beside, *, limits: LinkLimits | None = None
 ) -> AsyncIterator[Callable[[], None]]:
-    """Serve `folder`/link.sock while the context is open. Leaving it cuts every connection."""
+    """Serve `folder`/link.sock while the context is open. Leaving it cuts every connection.
+
+    What serves them ends a moment after that, as it may be what leaves: whoever gave `beside` waits for it.
+    """
     # One for all links: whoever dials again gets no new burst by it.
     throttle = _Throttle(limits or LinkLimits())
     open_connections: set[Connection] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(writer)
         if len(open_connections) >= _CONNECTIONS_AT_MOST:
             connection.cut()
             return
         open_connections.add(connection)
+        beside(serve, reader, connection)
+
+    async def serve(reader: asyncio.StreamReader, connection: Connection) -> None:
         try:
             await throttle.pay(_FRAMES_FOR_A_LINK, 0)
             await _serve_one(reader, connection, handler, throttle)
@@ -134,7 +143,7 @@ async def listening(
 
     sock = bind_unix(folder, SOCKET_NAME, 0o666)
     # Not serving yet: a start that is called off in the middle of this must not leave a socket that nobody closes.
-    server = await asyncio.start_unix_server(serve, sock=sock, limit=_READ_BYTES, start_serving=False)
+    server = await asyncio.start_unix_server(accept, sock=sock, limit=_READ_BYTES, start_serving=False)
 
     def cut_all() -> None:
         for each in list(open_connections):
