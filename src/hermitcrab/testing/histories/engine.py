@@ -33,6 +33,7 @@ class WorldEngine(FakeEngine):
         self._world.note("engine", method)
         self._world.step(f"engine.{method}")
         await super()._enter(method)
+        await self._world.threads.late()
         stop_if_dead()
 
     async def create(self, spec: ContainerSpec) -> None:

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+
 CURRENT: ContextVar[Life | None] = ContextVar("CURRENT", default=None)
 """Whose code runs. None: the world's."""
 
 Step = Callable[[str], None]
+
+LATE_S = (*[0.0] * 6, 0.001, 0.02, 0.3, 2.5, 8.0)
+"""How long a slow machine lets something wait, each of these as often."""
 
 
 @dataclass(eq=False)
@@ -67,11 +73,33 @@ def task_factory(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None
     return task
 
 
-async def in_place(function: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
-    """For `anyio.to_thread.run_sync`: at once, on the loop, and never for the dead. So it needs no limiter."""
-    await asyncio.sleep(0)
-    stop_if_dead()
-    return function(*arguments)
+class Threads:
+    """The threads that do a host's work on disk: here on the loop, and as late as a slow machine comes to it."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.slow = False
+        self._dice = dice
+
+    async def run(self, function: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
+        """For `anyio.to_thread.run_sync`, never for the dead. Nothing is ever done at once, so it needs no limiter."""
+        await asyncio.sleep(0)
+        stop_if_dead()
+        if not self.slow:
+            return function(*arguments)
+        # What a thread has begun, it brings to its end, whoever called it off.
+        with anyio.CancelScope(shield=True):
+            await self.late()
+            stop_if_dead()
+            try:
+                return function(*arguments)
+            finally:
+                await self.late()
+                stop_if_dead()
+
+    async def late(self) -> None:
+        """As long as something takes that waits for its turn on a slow machine."""
+        if self.slow and CURRENT.get() is not None and (delay_s := self._dice.choice(LATE_S)):
+            await asyncio.sleep(delay_s)
 
 
 class Disk:

@@ -39,6 +39,9 @@ VERBS = (
     "hang",
     "fail",
 )
+SLOW = 0.2
+"""How often a history is of a machine that is slow in all that it does, until everything is mended."""
+
 POISON = 0.25
 """How often a history has one message that ends every container."""
 
@@ -59,6 +62,7 @@ class Plan:
         self._poison_at = self.dice.randrange(self._steps) if self.dice.random() < POISON else -1
         self._to_mend: list[Callable[[], None]] = []
         """What goes right again by itself."""
+        self.world.threads.slow = self.dice.random() < SLOW
 
     async def unfold(self) -> None:
         """Live through it."""
@@ -81,7 +85,7 @@ class Plan:
         world.crash_in = None
         for function in list(self._to_mend):
             function()
-        world.disk.full = False
+        world.disk.full = world.threads.slow = False
         world.loop.network.weather.breaks = 0.0
         world.engine.faults.fail_next.clear()
         # What an agent wanted to be shown at a time that the clock did not reach again is due now.
@@ -194,6 +198,15 @@ class Plan:
 
         self._later(free)
 
+    def _the_machine_is_slow(self) -> None:
+        threads = self.world.threads
+        threads.slow = True
+
+        def be_quick() -> None:
+            threads.slow = False
+
+        self._later(be_quick)
+
     def _the_clock_is_set(self) -> None:
         clocks = self.world.clocks
         self.world.latest_s()
@@ -252,6 +265,7 @@ _ACTS_BY_WEIGHT = {
     Plan._a_platform_is_ill: 6,  # noqa: SLF001
     Plan._a_platform_is_away: 2,  # noqa: SLF001
     Plan._the_disk_is_full: 2,  # noqa: SLF001
+    Plan._the_machine_is_slow: 4,  # noqa: SLF001
     Plan._the_clock_is_set: 2,  # noqa: SLF001
     Plan._the_host_will_die: 9,  # noqa: SLF001
     Plan._the_host_dies_now: 2,  # noqa: SLF001

@@ -32,7 +32,7 @@ from hermitcrab.testing import fake_engine, virtual_sockets
 from hermitcrab.testing.fake_engine import Behaviour, FakeContainer, FakeEngine, FakeMachine, FakeProcess
 from hermitcrab.testing.histories.engine import WorldEngine
 from hermitcrab.testing.histories.homes import Template
-from hermitcrab.testing.histories.life import CURRENT, Disk, Life, as_life, in_place, stop_if_dead, task_factory
+from hermitcrab.testing.histories.life import CURRENT, Disk, Life, Threads, as_life, stop_if_dead, task_factory
 from hermitcrab.testing.histories.platform import Chat, Event, Platform, PlatformChannel, Shown
 from hermitcrab.testing.histories.runner import SimulatedRunner
 from hermitcrab.testing.virtual_sockets import Weather
@@ -66,6 +66,7 @@ class World:
         """By the container's id."""
         self.made: list[tuple[str, int]] = []
         self.disk = Disk(self.step)
+        self.threads = Threads(random.Random(seed + 4))
         self.platforms = {
             "keys": Platform("keys", self, has_keys=True),
             "plain": Platform("plain", self, has_keys=False),
@@ -324,7 +325,7 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(self.clocks.turned())
             for owner, name, value in (
-                (to_thread, "run_sync", in_place),
+                (to_thread, "run_sync", self.threads.run),
                 (sqlite3, "connect", self.disk.connect),
                 (faults, "point", self.step),
                 (link, "bind_unix", virtual_sockets.bind),
