@@ -14,7 +14,7 @@ import anyio
 from hermitcrab.app import Host
 from hermitcrab.containers.lifecycle.slot import WakeOutcome
 from hermitcrab.logic.lifecycle import Phase
-from hermitcrab.model.container import ContainerStatus
+from hermitcrab.model.container import ContainerStatus, ContainerView
 from hermitcrab.model.ids import SessionId
 from hermitcrab.model.sessions import Session
 from hermitcrab.testing.scratch import scratch_host, session_of
@@ -80,8 +80,7 @@ async def _of_one(host: Host, session: Session, wakes: int) -> dict[str, Any]:
     async def look() -> None:
         nonlocal most
         while not done.is_set():
-            views = await host.engine.containers()
-            most = max(most, sum(view.status is ContainerStatus.RUNNING for view in views))
+            most = max(most, len(await _running(host)))
             await anyio.sleep(LOOKED_EVERY_S / 5)
 
     async with second_host(host, session, wakes // 2) as second, anyio.create_task_group() as looking:
@@ -95,8 +94,9 @@ async def _of_one(host: Host, session: Session, wakes: int) -> dict[str, Any]:
             tasks.start_soon(wake_there)
             found = await _storm(host, [session] * (wakes - wakes // 2))
         with anyio.fail_after(LIVE_WITHIN_S):
-            while not (views := await host.engine.containers()):  # noqa: ASYNC110  # either host may bring it
+            while not (views := await _running(host)):  # noqa: ASYNC110  # either host may bring it
                 await anyio.sleep(LOOKED_EVERY_S)
+        most = max(most, len(views))
         done.set()
     return {
         **found,
@@ -139,6 +139,10 @@ async def _storm(host: Host, woken: list[Session]) -> dict[str, Any]:
         "outcomes": dict(kinds),
         "failed": len(outcomes) - kinds["started"] - kinds["live"] - kinds["waiting"],
     }
+
+
+async def _running(host: Host) -> list[ContainerView]:
+    return [view for view in await host.engine.containers() if view.status is ContainerStatus.RUNNING]
 
 
 async def _containers(host: Host) -> Counter[SessionId]:
