@@ -28,9 +28,9 @@ ON_DAEMONS = ["wake.claimed", "wake.prepared", "wake.created", "wake.started", "
 
 REST = {
     "HERMITCRAB__CONTAINERS__QUIET_BEFORE_FREEZE_S": "0.1",
-    "HERMITCRAB__CONTAINERS__SILENT_BEFORE_KILL_S": "6",
+    "HERMITCRAB__CONTAINERS__SILENT_BEFORE_KILL_S": "18",
 }
-"""Frozen within a second or so: containers are looked over as often as they beat."""
+"""Frozen within three seconds or so: containers are looked over as often as they beat."""
 
 
 async def check_end(host: HostProcess, person: Person, texts: list[str]) -> None:
@@ -130,9 +130,7 @@ async def test_a_runner_killed_there_loses_and_doubles_nothing(
             await person.say("one", "first")
             await person.wait_for("first")
             # The last point comes after the answer, which may be here before the runner hears that it was taken.
-            with anyio.move_on_after(30):
-                await until(lambda: not token.exists())
-            assert not token.exists(), f"the runner did not pass {point}\n{host.output()}"
+            await until(lambda: not token.exists())
             await person.say("two", "second")
             await person.wait_for("second")
         await check_end(host, person, ["Echo: before", "Echo: first", "Echo: second"])
