@@ -60,8 +60,8 @@ if "up" in sys.orig_argv:
     async def hoard_things(self: HostMethods, *arguments: Any) -> Any:
         if is_second and not hoard:
             hoard.append(bytearray(os.urandom(1024)) * 1024 * 64)
-            hoard.extend(Path("/dev/null").open() for _ in range(32))  # noqa: ASYNC230, SIM115
-            hoard.extend(asyncio.get_running_loop().create_task(anyio.sleep_forever()) for _ in range(16))
+            hoard.extend(Path("/dev/null").open() for _ in range(64))  # noqa: ASYNC230, SIM115
+            hoard.extend(asyncio.get_running_loop().create_task(anyio.sleep_forever()) for _ in range(32))
             (home / "groups" / "something").touch()
             child = subprocess.Popen(  # noqa: ASYNC220
                 [sys.executable, "-S", "-c", "import time; time.sleep(300)", str(home)]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import structlog
@@ -27,6 +28,10 @@ from hermitcrab_wire.limits import MAX_FRAME_BYTES
 from hermitcrab_wire.parsing import parse
 
 SOCKET_NAME = "link.sock"
+
+_OURS_TO_REMOVE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""The socket was bound through a descriptor that is closed by now: later Pythons would look for it, to remove it in the
+end, through whatever has that number then."""
 
 _READ_BYTES = 64 * 1024
 _UNREAD_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
@@ -143,7 +148,9 @@ async def listening(
 
     sock = bind_unix(folder, SOCKET_NAME, 0o666)
     # Not serving yet: a start that is called off in the middle of this must not leave a socket that nobody closes.
-    server = await asyncio.start_unix_server(accept, sock=sock, limit=_READ_BYTES, start_serving=False)
+    server = await asyncio.start_unix_server(
+        accept, sock=sock, limit=_READ_BYTES, start_serving=False, **_OURS_TO_REMOVE
+    )
 
     def cut_all() -> None:
         for each in list(open_connections):
