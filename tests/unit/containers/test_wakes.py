@@ -136,32 +136,6 @@ def test_a_wake_that_fails_says_why_and_whether_it_is_tried_again(
     play(scenario)
 
 
-def test_an_attempt_whose_failure_takes_long_to_tell_is_followed_by_another_all_the_same(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = Notices.trouble
-
-    async def slowly(self: Notices, session: Session, text: str) -> None:
-        await anyio.sleep(30)  # Longer than the wait for the attempt that follows.
-        await usual(self, session, text)
-
-    monkeypatch.setattr(Notices, "trouble", slowly)
-
-    async def scenario(simulation: Simulation) -> None:
-        failures = [EngineError(Failure.UNKNOWN, "scripted trouble") for _ in range(5)]
-        simulation.engine.faults.fail_next["create"] = failures
-        await simulation.say("chat")
-        await simulation.answered()
-        said = [delivery.content["text"] for _, delivery in simulation.channel.delivered.values()]
-        assert said == [
-            "Echo: chat-first",
-            "I could not start: scripted trouble. Your message is kept.",
-            "Echo: m-1",
-        ]
-
-    play(scenario)
-
-
 def test_no_agent_group_is_gone_while_it_has_sessions(play: Play) -> None:
     """So that no wake can be for one; of a session that is gone itself, see the attacks on names."""
 

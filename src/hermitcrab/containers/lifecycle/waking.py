@@ -206,11 +206,10 @@ class Waker:
                 slot.take(Signal.START_FAILED if may_retry else Signal.REFUSED, generation)
             else:
                 slot.text = text
-        await isolated(self._tell_trouble, slot, text, 3 if may_retry else 1)
         delay = None
         if may_retry and slot.life.phase is not Phase.UNKNOWN:
-            # The last thing of an attempt: a timer that went off while it still lasts would do nothing.
             delay = self._retries.after_failure(slot)
+        await isolated(self._tell_trouble, slot, text, 3 if may_retry else 1)
         return WakeOutcome(kind="failed", failure=failure, text=text, retry_in_s=delay)
 
     async def _outrun(self, slot: Slot, error: ClaimLostError) -> WakeOutcome:
