@@ -7,13 +7,17 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from hermitcrab.containers.engines.docker_api import EngineName
 from hermitcrab.containers.engines.docker_builder import ImageBuilder
+from hermitcrab.containers.images import desk
+from hermitcrab.containers.images.package_fetch import FetchLimits, fetch
 from hermitcrab.containers.images.shelf import ImageShelf
 from hermitcrab.errors import EngineError, Failure, HermitcrabError
 from hermitcrab.logic.image_packages import PackageList, parse_packages
@@ -149,6 +153,10 @@ async def test_a_hostile_base_and_secrets_that_lie_about_take_no_part_in_a_build
         assert CANARY not in "\n".join(shop.told)
 
 
+async def patient_fetch(*arguments: Any, limits: FetchLimits, **named: Any) -> None:
+    await fetch(*arguments, limits=replace(limits, seconds=DEADLINE_S), **named)
+
+
 ENDLESS = {
     "for ever": ("sleep 600", {"build_deadline_s": 3.0}),
     "without bound": ("while :; do head -c 8000000 /dev/zero >>/var/big-$RANDOM$$; done", {"build_disk_mb": 64}),
@@ -159,9 +167,11 @@ ENDLESS = {
     ("name", "what"), [("docker", "for ever"), ("docker", "without bound"), ("podman", "without bound")]
 )
 async def test_a_build_that_would_go_on_is_ended_and_leaves_nothing(
-    tmp_path: Path, archive: PackageArchive, name: EngineName, what: str
+    tmp_path: Path, archive: PackageArchive, monkeypatch: pytest.MonkeyPatch, name: EngineName, what: str
 ) -> None:
     engine = usable(name)
+    # The deadline is the build's. Fetching, which has the same one, is honest here and may take its time.
+    monkeypatch.setattr(desk, "fetch", patient_fetch)
     script, limits = ENDLESS[what]
     archive.add_deb("greeting", files={}, install_script=script)
     found = AVAILABLE[engine]
