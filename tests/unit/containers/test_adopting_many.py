@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 
 from hermitcrab.groups import surroundings
 from hermitcrab.groups.materials import group_documents
-from hermitcrab.store import container_configs
+from hermitcrab.model.ids import Generation
+from hermitcrab.store import container_configs, sessions
 from hermitcrab.testing import virtual_time
 from hermitcrab.testing.simulation import Simulation
 
@@ -79,6 +82,25 @@ def test_one_that_was_made_differently_is_replaced_and_the_others_are_kept(tmp_p
         await simulation.say("three")
         await simulation.answered()
         assert generations(simulation) == {**before, "three": before["three"] + 1}
+
+    play(tmp_path, scenario)
+
+
+def test_one_of_an_earlier_generation_than_was_claimed_is_replaced(tmp_path: Path) -> None:
+    """As a host leaves it that claims a new generation and dies before the old container is gone."""
+
+    async def scenario(simulation: Simulation) -> None:
+        before = generations(simulation)
+        key = simulation.chats["three"][1]
+        await simulation.crash()
+        with closing(sqlite3.connect(simulation.home.database)) as connection, connection:
+            claimed = sessions.claim(connection, key, Generation(before["three"]))
+        await simulation.start()
+        assert simulation.host.reconciled.adopted == len(NAMES) - 1
+        assert simulation.host.reconciled.removed == 1
+        await simulation.say("three")
+        await simulation.answered()
+        assert generations(simulation) == {**before, "three": claimed + 1}
 
     play(tmp_path, scenario)
 
