@@ -161,6 +161,8 @@ async def test_who_takes_all_memory_ends_and_is_certified(
         assert (await host.runner.wake(intruder.session)).kind == "failed"
         (certificate, *_) = await until(lambda: host.runner.certificates(intruder.session))
         assert certificate["exit_code"] == 137
+        if "oom-report" not in (await host.engine.capabilities()).unrealized:
+            assert "more memory than its limit" in certificate["text"]
         assert await answer(host, channel, address, "two") == "Echo: hello"
         assert {view.generation for view in await host.engine.containers() if view.session != intruder.session.id} == {
             1
