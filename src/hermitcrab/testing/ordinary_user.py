@@ -21,7 +21,8 @@ import pytest
 import hermitcrab
 import hermitcrab_runner
 
-UID = 23456
+UID = 20_000 + os.getpid() % 10_000
+"""Of this process's tests alone: Podman, for one, keeps locks for a user that are the same in every home."""
 NAME = "crabtest"
 SUB_IDS = "500000:65536"
 
