@@ -76,8 +76,6 @@ async def test_a_copy_answers_and_delivers_nothing_that_waited(tmp_path: Path) -
         session = await session_of(host, await answered(host, channel, address, "m1"))
         await host.runner.withhold(session.id, "for the test")
         await say(host, address, "m2", "waits")
-        host.runner.give_back(session.id)
-        await host.runner.kill(session.id)
         await host.archivist.hold(session, "for the test")  # So that nobody answers it before it is exported.
         await host.archivist.export(session, tmp_path / "session.zip")
     async with host_on(tmp_path / "two", "bubblewrap") as (host, channel):

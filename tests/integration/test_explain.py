@@ -14,7 +14,7 @@ from hermitcrab.logic.bubblewrap_arguments import etc_files
 from hermitcrab.model.container_config import AdditionalMount, ContainerConfig, GroupLimits, McpServer
 from hermitcrab.store import container_configs, destinations
 from hermitcrab.testing.intruder import Intruder, intrude
-from hermitcrab.testing.scratch import host_on
+from hermitcrab.testing.scratch import REPLY_WITHIN_S, host_on
 
 every_engine = pytest.mark.parametrize("engine", ["bubblewrap", "docker", "podman"])
 
@@ -47,7 +47,7 @@ async def test_what_is_explained_is_what_is_made(
         assert (await host.runner.wake(intruder.session)).kind == "started"
         (view,) = await host.engine.containers()
         assert view.spec_hash == found["spec_hash"]
-        inside = await host.runner.ask(intruder.session.id, "evidence", {}, timeout_s=20)
+        inside = await host.runner.ask(intruder.session.id, "evidence", {}, timeout_s=REPLY_WITHIN_S)
         writable = {each["container"] for each in found["mounts"] if each["mode"] == "read-write"}
         assert writable <= set(inside["writable_mounts"])
         read_only = {each["container"] for each in found["mounts"] if each["mode"] == "read-only"}
