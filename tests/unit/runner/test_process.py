@@ -264,7 +264,7 @@ def test_a_runner_without_a_link_dials_as_soon_as_something_listens_again(tmp_pa
     link = Link(settings, holds=list, deliver=lambda _frame: None, lost=lambda _code: None)
     handled, woken = signal.signal(signal.SIGIO, lambda *_: None), signal.set_wakeup_fd(link.wake_writer)
     try:
-        link._ask_to_be_told()
+        assert link._ask_to_be_told()
         with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX) as listener:
             selector.register(link._wake_reader, selectors.EVENT_READ)
             assert not link._pause(selector, 0.01)

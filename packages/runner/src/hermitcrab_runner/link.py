@@ -29,6 +29,10 @@ EXIT_PROTOCOL = 77
 _READ_BYTES = 64 * 1024
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
+_GROWTH = 2
+_GROWTH_WHEN_TOLD = 8
+"""Of the pause between two dials. Who is told when a host listens again need not look for it often; hundreds would,
+beside the host that starts."""
 _WELCOME_WITHIN_S = 10.0
 _SHORTEST_BEAT_S = 0.05
 _LONGEST_BEAT_S = 600.0
@@ -146,8 +150,9 @@ class Link:
                     return
                 # Between half of it and all of it, so that many runners do not dial a restarted host in step.
                 announced = self._pause(selector, wait_s * (0.5 + os.urandom(1)[0] / 510))
-                wait_s = _FIRST_WAIT_S if announced else min(wait_s * 2, _LONGEST_WAIT_S)
-                self._ask_to_be_told()  # before dialling, so that no socket is made unseen in between
+                told = self._ask_to_be_told()  # before dialling, so that no socket is made unseen in between
+                longer_s = wait_s * (_GROWTH_WHEN_TOLD if told else _GROWTH)
+                wait_s = _FIRST_WAIT_S if announced else min(longer_s, _LONGEST_WAIT_S)
 
     def _converse(self, selector: selectors.BaseSelector) -> frames.Refused | None:
         """One connection from dialling to its end. Returns a refusal that came instead of a welcome."""
@@ -300,13 +305,13 @@ class Link:
         announced, self._announced = self._announced, False
         return announced
 
-    def _ask_to_be_told(self) -> None:
-        """Have the kernel send SIGIO once when something is made in the socket's folder.
+    def _ask_to_be_told(self) -> bool:
+        """Have the kernel send SIGIO once when something is made in the socket's folder. Whether it will.
 
         Without it (a sandbox that emulates the kernel, or nobody handles the signal) the pauses alone must do.
         """
         if not callable(signal.getsignal(signal.SIGIO)):
-            return
+            return False
         import fcntl  # noqa: PLC0415  # most runners never lose their link
 
         try:
@@ -316,6 +321,8 @@ class Link:
             fcntl.fcntl(self._folder, fcntl.F_NOTIFY, fcntl.DN_CREATE)
         except OSError as error:
             note("link.not-watched", error=error.strerror or error)
+            return False
+        return True
 
     def _disconnect(self, selector: selectors.BaseSelector) -> None:
         with self._lock:
