@@ -104,11 +104,14 @@ FAMILIES = {
 
 
 def main() -> None:
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], is_process=True))
 
 
-def run(tokens: Sequence[str]) -> int:
-    """The exit code of one command line: 0 done, 1 failed, 2 wrong usage or no host, 3 no answer, 130 interrupted."""
+def run(tokens: Sequence[str], *, is_process: bool = False) -> int:
+    """The exit code of one command line: 0 done, 1 failed, 2 wrong usage or no host, 3 no answer, 130 interrupted.
+
+    `is_process`: the process is the command's alone, so that it decides where the logs go.
+    """
     try:
         words, home = _split_home(tokens)
         # The overview needs no parser, and people ask for it while they wait.
@@ -118,7 +121,7 @@ def run(tokens: Sequence[str]) -> int:
         if words == ["--version"]:
             print(f"crab {__version__}")
             return 0
-        return _dispatch(words, home)
+        return _dispatch(words, home, is_process=is_process)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -191,7 +194,7 @@ def build_app() -> App:
     return app
 
 
-def _dispatch(words: list[str], home: str | None) -> int:
+def _dispatch(words: list[str], home: str | None, *, is_process: bool) -> int:
     from hermitcrab.observe.pauses import import_structlog, importing  # noqa: PLC0415
 
     with importing():
@@ -201,10 +204,20 @@ def _dispatch(words: list[str], home: str | None) -> int:
 
         # As service managers say it: whoever waits for a host to come back need not wait for a parser as well.
         call = _host(home) if words == ["up"] else _parsed(words, home)
+    if is_process and words[0] != "up":
+        _log_to_stderr()
     outcome = call()
     if isinstance(outcome, Awaitable):
         outcome = anyio.run(_awaited, outcome)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _log_to_stderr() -> None:
+    """Unless told otherwise, events go to stdout, where a command's own answer is. Most commands have none."""
+    if "structlog" in sys.modules:
+        from hermitcrab.observe.logs import configure_logs  # noqa: PLC0415
+
+        configure_logs(level="warning")
 
 
 def _host(home: str | None) -> Callable[[], object]:

@@ -151,7 +151,7 @@ def test_an_unknown_setting_is_refused_by_name(tmp_path: Path, capsys: pytest.Ca
 def test_an_interruption_and_a_fault_show_no_traceback(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_words: list[str], _home: str | None) -> int:
+    def fail(_words: list[str], _home: str | None, *, is_process: bool) -> int:
         raise BaseExceptionGroup("of a task group", [error])
 
     monkeypatch.delenv("HERMITCRAB_DEBUG", raising=False)
@@ -163,7 +163,7 @@ def test_an_interruption_and_a_fault_show_no_traceback(
 def test_of_several_failures_at_once_the_foreseen_one_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_words: list[str], _home: str | None) -> int:
+    def fail(_words: list[str], _home: str | None, *, is_process: bool) -> int:
         inner = ExceptionGroup("inner", [NotFoundError("There is no such thing.", hint="crab look"), ValueError("y")])
         raise ExceptionGroup("outer", [ZeroDivisionError("x"), inner])
 
@@ -201,6 +201,14 @@ def test_the_settings_are_shown_with_where_they_come_from(tmp_path: Path, capsys
     ]
     (pids,) = [line.split() for line in lines if line.startswith("containers.pids")]
     assert pids[1:] == ["300", f"{tmp_path}/hermitcrab.toml,", "line", "2"]
+
+
+def test_a_warning_is_no_part_of_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "skills/No Skill").mkdir(parents=True)
+    command = [sys.executable, "-m", "hermitcrab.cli.main", "--home", str(tmp_path), "skills", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "memory" in [each["skill"] for each in json.loads(done.stdout)]
+    assert "No Skill" in done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
