@@ -71,6 +71,7 @@ async def test_every_part_of_a_config_is_told_and_so_is_what_was_refused(
         config = ContainerConfig(
             provider="echo",
             hardening="strict",
+            skills=("memory", "vanished"),
             limits=GroupLimits(memory_mb=512, pids=999),
             mcp_servers={"tools": McpServer(command="tool-server", args=("--fast",))},
             additional_mounts=(
@@ -81,6 +82,7 @@ async def test_every_part_of_a_config_is_told_and_so_is_what_was_refused(
         await host.store.write(lambda connection: container_configs.put(connection, intruder.group.id, config))
         found = await explained(host, intruder, in_session=False)
         assert found["session"] is None
+        assert (found["runs"]["skills"], found["runs"]["missing_skills"]) == (["memory"], ["vanished"])
         assert found["runs"]["mcp_servers"] == {"tools": "tool-server --fast"}
         (extra,) = [each for each in found["mounts"] if each["class"] == "extra"]
         assert (extra["container"], extra["mode"]) == ("/workspace/extra/code", "read-only")

@@ -26,6 +26,8 @@ async def explain(
         print_json(found)
         return
     _runs(found["runs"], found)
+    for name in found["runs"]["missing_skills"]:
+        print_line(f"The skill {one_line(name)} is chosen and not there, so that it is passed over.", "warning")
     if found["not_installed"]:
         print_line(f"{one_line(found['not_installed'])}: crab image build --group {found['group']}", "warning")
     _heading("FILES")

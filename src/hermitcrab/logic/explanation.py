@@ -8,6 +8,7 @@ from typing import Any
 
 from hermitcrab.logic.hardening import PROFILES, promises
 from hermitcrab.logic.mounts import Decision
+from hermitcrab.logic.skills import missing
 from hermitcrab.logic.workspace import Allowance
 from hermitcrab.model.container import Capabilities, ContainerSpec, Mount, MountClass
 from hermitcrab.model.container_config import ContainerConfig
@@ -42,6 +43,7 @@ def explain(
     `capabilities` None: the engine could not be asked. `routes`: where the gateway leads, by path.
     `host_programs`: what of the host's it sees in place of an image, by where it is inside.
     """
+    has = set(skills)
     granted = {each.mount.target: each for each in decisions if each.mount is not None}
     return {
         "runs": {
@@ -52,7 +54,8 @@ def explain(
             "uid": spec.uid,
             "gid": spec.gid,
             "packages": {kind: list(names) for kind, names in asdict(config.packages).items() if names},
-            "skills": sorted(skills),
+            "skills": sorted(has),
+            "missing_skills": list(missing(config.skills, has)),
             "mcp_servers": {
                 name: server.url or " ".join((server.command or "", *server.args))
                 for name, server in sorted(config.mcp_servers.items())
