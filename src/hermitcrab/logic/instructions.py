@@ -131,7 +131,9 @@ def claude_settings(*, foreign: bool = False) -> Document:
     variables = {"CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD": "1"}
     hooks: dict[str, Any] = {}
     if foreign:
-        variables |= {"CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS": "1", "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "0"}
+        # Whether the harness keeps a memory of its own, the newer of these runners say themselves; said here, it would
+        # overrule them.
+        variables["CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS"] = "1"
         compaction = {"type": "command", "command": "bun /app/src/compact-instructions.ts"}
         hooks = {"PreCompact": [{"hooks": [compaction]}]}
     return text_document(json.dumps({"env": variables, "hooks": hooks}, indent=2) + "\n")

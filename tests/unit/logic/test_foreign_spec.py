@@ -75,6 +75,8 @@ def test_its_harness_settings_lie_beside_their_place_as_it_adds_to_them() -> Non
 
 def test_its_harness_gets_the_one_hook_that_is_part_of_it() -> None:
     own, foreign = (json.loads(claude_settings(foreign=each).content) for each in (False, True))
+    # A runner that has a memory of its own says to the harness that it needs none, and is not overruled.
+    assert "CLAUDE_CODE_DISABLE_AUTO_MEMORY" not in foreign["env"]
     assert own["hooks"] == {}
     (entry,) = foreign["hooks"]["PreCompact"]
     assert entry["hooks"] == [{"type": "command", "command": "bun /app/src/compact-instructions.ts"}]
