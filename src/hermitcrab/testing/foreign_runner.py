@@ -2,7 +2,8 @@
 
 Written from what the earlier system's does (2.1.53): its queries, its order of things, its faults. Its model is a
 script: what it does stands in the messages it gets (`MODEL`).
-Run as `python3 foreign_runner.py [--workspace DIR] [--poll S] [--settings FILE]`.
+Run as `python3 foreign_runner.py [--workspace DIR] [--poll S] [--settings FILE] [--older]`. The older ones tell moments
+to the second, and no row of what a tool sends in mid-turn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -47,10 +47,13 @@ NO_COMMANDS = {"/help", "/login", "/logout", "/doctor", "/config", "/start"}
 
 ROOT = Path("/workspace")
 POLL_S = 1.0
+OLDER = False
 
 
 def now_iso() -> str:
     now = time.time()
+    if OLDER:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
     return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(now)) + f"{int(now * 1000) % 1000:03d}Z"
 
 
@@ -322,8 +325,7 @@ def act(text: str, sender: str) -> Iterator[str | None]:
                 yield None
             yield answer(f"held {rest}")
         case "stall":
-            while True:
-                time.sleep(60)
+            time.sleep(86_400)
         case "say":
             write_out({"text": rest}, place, in_reply_to=state("current_in_reply_to"))
         case "to":
@@ -430,7 +432,7 @@ class Runner:
                 mark([row["id"]], "completed")
                 rows.remove(row)
             if rows := after_scripts(rows):
-                set_state("current_in_reply_to", rows[0]["id"])
+                set_state("current_in_reply_to", None if OLDER else rows[0]["id"])
                 self._query(rows)
                 set_state("current_in_reply_to", None)
 
@@ -517,16 +519,16 @@ def add_hook(settings: Path) -> None:
 
 
 def main() -> None:
-    global ROOT, POLL_S
+    global ROOT, POLL_S, OLDER
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--workspace", default="/workspace")
     arguments.add_argument("--poll", type=float, default=1.0)
     arguments.add_argument("--settings", type=Path)
+    arguments.add_argument("--older", action="store_true")
     given = arguments.parse_args()
-    ROOT, POLL_S = Path(given.workspace), given.poll
+    ROOT, POLL_S, OLDER = Path(given.workspace), given.poll, given.older
     if given.settings:
         add_hook(given.settings)
-    shutil.rmtree(ROOT / "agent" / "tmp", ignore_errors=True)
     try:
         config = json.loads((ROOT / "agent" / "container.json").read_text())
     except (OSError, ValueError):

@@ -29,9 +29,10 @@ class Foreign:
     """A work folder with a foreign runner in it."""
 
     root: Path
+    options: tuple[str, ...] = ()
 
     def command(self, poll_s: float = 0.02) -> list[str]:
-        return [sys.executable, STAND_IN, "--workspace", str(self.root), "--poll", str(poll_s)]
+        return [sys.executable, STAND_IN, "--workspace", str(self.root), "--poll", str(poll_s), *self.options]
 
     def let(self, name: str) -> None:
         """What holds for `name` may go on."""

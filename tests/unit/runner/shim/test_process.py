@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,8 +334,16 @@ async def test_the_beats_tell_which_tool_runs_and_for_how_long(tmp_path: Path, f
         await host.until(lambda host: host.of_kind(frames.Beat)[-1].activity == "idle")
 
 
+ages = pytest.mark.parametrize("options", [(), ("--older",)], ids=["newer", "older"])
+"""How exactly a runner tells moments, and whether it says to which row it says something in mid-turn."""
+
+
+@ages
 @pytest.mark.parametrize("point", ["claimed", "marked", "answered"])
-async def test_a_runner_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, foreign: Foreign, point: str) -> None:
+async def test_a_runner_that_is_killed_loses_and_doubles_nothing(
+    tmp_path: Path, foreign: Foreign, point: str, options: tuple[str, ...]
+) -> None:
+    foreign = replace(foreign, options=options)
     async with fake_host(tmp_path, destinations=PLACES) as host:
         host.routing = ROUTING
         await host.push(chat(2, f"say one | die {point}"))
@@ -346,10 +355,12 @@ async def test_a_runner_that_is_killed_loses_and_doubles_nothing(tmp_path: Path,
         assert sorted(host.texts) == sorted(["one", f"Echo: die {point}"])
 
 
+@ages
 @pytest.mark.parametrize("point", ["claimed", "pushed", "marked", "answered"])
 async def test_a_runner_that_is_killed_over_a_follow_up_loses_and_doubles_nothing(
-    tmp_path: Path, foreign: Foreign, point: str
+    tmp_path: Path, foreign: Foreign, point: str, options: tuple[str, ...]
 ) -> None:
+    foreign = replace(foreign, options=options)
     async with fake_host(tmp_path, destinations=PLACES) as host:
         async with foreign.shim(host) as shim:
             await host.push(chat(2, "hello"))
