@@ -144,9 +144,6 @@ def build_spec(
 
 def _mounts(materials: Materials, *, home: str, source: str, is_foreign: bool) -> tuple[Mount, ...]:
     app = {source if target == RUNNER_SOURCE else target: path for target, path in materials.app.items()}
-    state_overlays = dict(materials.state_overlays)
-    if is_foreign and _SETTINGS in state_overlays:
-        app[FOREIGN_SETTINGS] = state_overlays.pop(_SETTINGS)
     mounts = [
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
@@ -157,7 +154,12 @@ def _mounts(materials: Materials, *, home: str, source: str, is_foreign: bool) -
         Mount(source=materials.group_folder, target="/workspace/agent", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/agent/{name}") for name, path in sorted(materials.generated.items())),
         Mount(source=materials.state, target=f"{home}/.claude", writable=True, mount_class=MountClass.WORK),
-        *(Mount(source=path, target=f"{home}/.claude/{name}") for name, path in sorted(state_overlays.items())),
+        *(
+            Mount(
+                source=path, target=FOREIGN_SETTINGS if is_foreign and name == _SETTINGS else f"{home}/.claude/{name}"
+            )
+            for name, path in sorted(materials.state_overlays.items())
+        ),
         *(
             Mount(source=path, target=target, mount_class=MountClass.INSTALL_SURFACE)
             for target, path in sorted(app.items())
