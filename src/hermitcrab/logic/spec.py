@@ -144,6 +144,7 @@ def build_spec(
 
 def _mounts(materials: Materials, *, home: str, source: str, is_foreign: bool) -> tuple[Mount, ...]:
     app = {source if target == RUNNER_SOURCE else target: path for target, path in materials.app.items()}
+    moved = {_SETTINGS: FOREIGN_SETTINGS} if is_foreign else {}
     mounts = [
         Mount(source=materials.work, target="/workspace", writable=True, mount_class=MountClass.WORK),
         *(Mount(source=path, target=f"/workspace/{name}") for name, path in sorted(materials.work_overlays.items())),
@@ -155,9 +156,7 @@ def _mounts(materials: Materials, *, home: str, source: str, is_foreign: bool) -
         *(Mount(source=path, target=f"/workspace/agent/{name}") for name, path in sorted(materials.generated.items())),
         Mount(source=materials.state, target=f"{home}/.claude", writable=True, mount_class=MountClass.WORK),
         *(
-            Mount(
-                source=path, target=FOREIGN_SETTINGS if is_foreign and name == _SETTINGS else f"{home}/.claude/{name}"
-            )
+            Mount(source=path, target=moved.get(name, f"{home}/.claude/{name}"))
             for name, path in sorted(materials.state_overlays.items())
         ),
         *(
