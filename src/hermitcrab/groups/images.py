@@ -156,13 +156,17 @@ class GroupImages:
 
 
 def images_kept(connection: Connection, settings: Settings) -> set[str]:
-    """Every image that this home may need: of the settings, of each group's config, and the ones made for groups."""
-    kept = group_images.all_images(connection)
-    if settings.containers.image:
-        kept.add(settings.containers.image)
+    """Every image that this home may need: of the settings, of each group's config, and the ones made for groups.
+
+    One that was made for a group which has no packages any more is not among them: its next packages make another.
+    """
+    kept = {settings.containers.image} if settings.containers.image else set()
     for group in agent_groups.all_groups(connection):
-        found = container_configs.document(connection, group.id).get("image")
-        if isinstance(found, str):
+        document = container_configs.document(connection, group.id)
+        made = group_images.of(connection, group.id)
+        if made is not None and made.image is not None and document.get("packages"):
+            kept.add(made.image)
+        if isinstance(found := document.get("image"), str):
             kept.add(found)
     return kept
 

@@ -33,11 +33,6 @@ def of(connection: Connection, group_id: AgentGroupId) -> GroupImage | None:
     return None if row is None else GroupImage(**dict(zip(_COLUMNS.split(", "), row, strict=True)))
 
 
-def all_images(connection: Connection) -> set[str]:
-    """Every image that some group uses."""
-    return {str(row[0]) for row in connection.execute("SELECT image FROM group_images WHERE image IS NOT NULL")}
-
-
 def built(connection: Connection, group_id: AgentGroupId, *, engine: str, image: str, packages: str) -> None:
     """The group's next containers start from `image`."""
     connection.execute(

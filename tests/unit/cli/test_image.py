@@ -25,7 +25,7 @@ from hermitcrab.model.container_config import ContainerConfig, Packages
 from hermitcrab.model.groups import AgentGroup
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.load import load
-from hermitcrab.store import group_images
+from hermitcrab.store import container_configs, group_images
 from hermitcrab.store.database import Store
 from hermitcrab.testing.fake_docker import FakeDocker, fake_docker
 
@@ -96,6 +96,8 @@ async def on_stage(path: Path, capsys: pytest.CaptureFixture[str], *, host_runs:
         await store.write(
             lambda connection: group_images.built(connection, group.id, engine="docker", image=KEPT, packages="{}")
         )
+        config = ContainerConfig(packages=Packages(apt=("jq",)))
+        await store.write(lambda connection: container_configs.put(connection, group.id, config))
         real = GroupImages(store, home, load(home.path), engine="docker", default=None)
         images = SimpleNamespace(catalogue=real.catalogue, prune=real.prune, build=scene.build)
         methods = ImageMethods(cast("ControlledHost", SimpleNamespace(home=home, store=store, images=images)))
@@ -138,6 +140,16 @@ async def test_only_what_nothing_needs_is_pruned(
         assert deleted == [f"/images/{LOOSE}"]
         scene.daemon.answers[f"DELETE /images/{LOOSE}"] = (409, {"message": "image has dependent child images"})
         assert "kept: image has dependent" in (await scene.crab("prune"))[0]
+
+
+async def test_the_image_of_a_group_that_has_no_packages_any_more_is_pruned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with on_stage(tmp_path, capsys, host_runs=True) as scene:
+        config = ContainerConfig(model="opus")
+        await scene.store.write(lambda connection: container_configs.put(connection, scene.group.id, config))
+        shown = await scene.json("prune", "--dry-run")
+        assert sorted(each["image"]["image"] for each in shown) == sorted([KEPT, LOOSE])
 
 
 async def test_an_engine_that_does_not_answer_is_not_one_without_images(
@@ -212,6 +224,7 @@ async def test_no_image_is_pruned_while_one_is_made(tmp_path: Path, capsys: pyte
 async def test_a_failed_build_is_noted_and_the_image_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with on_stage(tmp_path, capsys, host_runs=False) as scene:
         images = GroupImages(scene.store, scene.home, load(scene.home.path), engine="docker", default=None)
+        await scene.store.write(lambda connection: container_configs.put(connection, scene.group.id, ContainerConfig()))
         with pytest.raises(BadInputError, match="has no packages") as raised:
             await images.build(scene.group, progress=print)
         assert "packages.apt" in raised.value.hint
