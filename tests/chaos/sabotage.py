@@ -64,7 +64,7 @@ if "up" in sys.orig_argv:
             hoard.extend(asyncio.get_running_loop().create_task(anyio.sleep_forever()) for _ in range(32))
             (home / "groups" / "something").touch()
             child = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-S", "-c", "import time; time.sleep(300)", str(home)]
+                [sys.executable, "-S", "-c", "import time; time.sleep(3600)", str(home)]
             )
             (folder / "child").write_text(str(child.pid))
         return await status(self, *arguments)
