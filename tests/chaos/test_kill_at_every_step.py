@@ -85,14 +85,18 @@ async def test_a_host_killed_while_a_container_rests_or_ends_leaves_nothing_behi
     token = tmp_path / "token"
     try:
         await host.start(env={faults.VARIABLE: f"{point}:{token}", **(REST if point == "container.frozen" else {})})
-        async with attended(Person(host.home)) as person:
-            await person.say("one", "first")
-            await person.wait_for("first")
-            token.touch()
-            if point != "container.frozen":
+        async with attended(Person(host.home)) as person, anyio.create_task_group() as tasks:
+            if point == "container.frozen":
+                token.touch()  # Before there is anything that could come to rest while nobody looks.
+                tasks.start_soon(person.say, "one", "first")
+            else:
+                await person.say("one", "first")
+                await person.wait_for("first")
+                token.touch()
                 await stop_its_container(host)
             assert await host.died() == -signal.SIGKILL, f"the host did not pass {point}\n{host.output()}"
             await host.start()
+            await person.wait_for("first")
             await person.say("two", "second")
             await person.wait_for("second")
             if point == "container.frozen":
