@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -26,7 +27,7 @@ from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.links import serving
 from hermitcrab_wire import codec, frames
 from hermitcrab_wire.codec import LineBuffer, WireError
-from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES, MIN_FILE_CHUNK_BYTES
+from hermitcrab_wire.limits import FILE_CHUNK_BYTES, MAX_FILE_BYTES, MAX_NESTING, MIN_FILE_CHUNK_BYTES
 from hermitcrab_wire.parsing import parse
 
 G1 = Generation(1)
@@ -306,6 +307,12 @@ async def test_a_message_with_files_is_kept_with_them_and_a_repeat_changes_nothi
         (frames.Out(id="o", kind="chat", content={"operation": "edit", "seq": 99, "text": "x"}), "unknown-message"),
         (frames.Out(id="o", kind="chat", content={"operation": "burn"}), "not-accepted"),
         (frames.Out(id="o", kind="system", content={"action": "x"}), "unknown-kind"),
+        (
+            frames.Out(
+                id="o", kind="chat", content={"text": "x", "more": json.loads("[" * MAX_NESTING + "]" * MAX_NESTING)}
+            ),
+            "too-deep",
+        ),
     ],
 )
 async def test_what_cannot_be_sent_so_is_refused_by_name_and_the_link_goes_on(

@@ -31,7 +31,8 @@ from hermitcrab.model.sessions import Session
 from hermitcrab.store import messaging_groups, questions, sessions, wirings
 from hermitcrab.store.database import Store
 from hermitcrab.store.questions import AskedQuestion
-from hermitcrab_wire.limits import MAX_FILES_IN_A_MESSAGE
+from hermitcrab_wire.codec import is_too_deep
+from hermitcrab_wire.limits import MAX_FILES_IN_A_MESSAGE, MAX_NESTING
 
 WAITING_AT_MOST = 10_000
 """Unanswered messages whose files are kept for them."""
@@ -239,3 +240,5 @@ def _check(message: ChannelMessage, bytes_at_most: int) -> None:
             f"The message has {size:,} bytes; the limit is {bytes_at_most:,}.",
             hint="Send a shorter one, or raise limits.message_bytes in hermitcrab.toml.",
         )
+    if is_too_deep(message.content):
+        raise BadInputError(f"The message is nested more than {MAX_NESTING} deep.", hint="Nothing of it was kept.")

@@ -7,11 +7,12 @@ from typing import Any
 
 from hermitcrab.errors import BadInputError, StoreDamagedError
 from hermitcrab.model.messages import Address
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES
+from hermitcrab_wire.codec import is_too_deep
+from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_NESTING
 
 
 def to_text(content: dict[str, Any]) -> str:
-    """Raises BadInputError for what is no JSON, no Unicode or too large."""
+    """Raises BadInputError for what is no JSON, no Unicode, too large or nested too deeply."""
     try:
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         size = len(text.encode())
@@ -21,6 +22,8 @@ def to_text(content: dict[str, Any]) -> str:
         raise BadInputError(f"the message cannot be kept as JSON: {error}") from error
     if size > MAX_CONTENT_BYTES:
         raise BadInputError(f"the message has {size:,} bytes; a mailbox takes {MAX_CONTENT_BYTES:,}")
+    if is_too_deep(content):
+        raise BadInputError(f"the message is nested more than {MAX_NESTING} deep")
     return text
 
 

@@ -108,8 +108,10 @@ class Mailboxes:
     ) -> None:
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
-        await self.aclose()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:  # Whoever has them may be cancelled, which is raised here.
+            await self.aclose()
 
     async def run(self, session: Session, function: Callable[[Mailbox], T]) -> T:
         """What `function` returns of the session's mailbox, in a thread. It ends even if the caller is cancelled.

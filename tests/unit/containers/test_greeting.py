@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
 from hermitcrab.model.messages import Address, InboundRow
 from hermitcrab.model.sessions import Session
-from hermitcrab.settings.sockets import connect_unix
+from hermitcrab.settings.sockets import bind_unix, connect_unix
 from hermitcrab.testing.engine_harness import DEADLINE_S
 from hermitcrab.testing.links import serving
 from hermitcrab_wire import codec, frames
@@ -136,6 +137,26 @@ def test_who_is_of_another_generation_or_speaks_another_protocol_is_told_so_and_
             assert rows_in(await greeted(tmp_path, resumes=False, rows=1)) == ["waits"], "its own gets in after it"
 
     asyncio.run(scenario())
+
+
+def test_a_link_is_served_whatever_has_the_number_of_the_descriptor_that_its_address_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as opened:
+
+        def bind_and_open(folder: Path, name: str, mode: int) -> socket.socket:
+            """While one session's socket is served, other sessions' files are opened."""
+            bound = bind_unix(folder, name, mode)
+            opened.enter_context(Path("/dev/null").open())
+            return bound
+
+        async def scenario() -> None:
+            async with linked(tmp_path) as (mailboxes, _):
+                await mailboxes.run(SESSION, lambda mailbox: mailbox.accept(row("early")))
+                assert rows_in(await greeted(tmp_path, resumes=False, rows=1)) == ["early"]
+
+        monkeypatch.setattr("hermitcrab.containers.link.server.bind_unix", bind_and_open)
+        asyncio.run(scenario())
 
 
 def test_what_comes_between_the_look_into_the_mailbox_and_the_welcome_is_handed_over(tmp_path: Path) -> None:

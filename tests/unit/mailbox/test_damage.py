@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_a_database_of_another_make_is_refused_and_left_as_it_is_whatever_versio
     tmp_path: Path, inbound: In, outbound: Out, name: str
 ) -> None:
     filled(tmp_path, inbound, outbound)
-    version = sqlite3.connect(tmp_path / name).execute("PRAGMA user_version").fetchone()[0]
+    with closing(sqlite3.connect(tmp_path / name)) as ours:
+        version = ours.execute("PRAGMA user_version").fetchone()[0]
     (tmp_path / name).unlink()
     foreign = sqlite3.connect(tmp_path / name)
     foreign.executescript(f"PRAGMA journal_mode = WAL; CREATE TABLE own (x); PRAGMA user_version = {version}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.model.groups import Destination
 from hermitcrab.model.ids import Generation, MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_STATE_BYTES
+from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_NESTING, MAX_STATE_BYTES
 
 In = Callable[..., InboundRow]
 Out = Callable[..., OutboundRow]
@@ -56,9 +57,10 @@ def test_a_message_that_was_answered_and_comes_again_is_recognised(mailbox: Mail
         {"text": "👩‍🚀 ünïcödé \u202e rtl \u2028 line"},
         {"text": "x" * (MAX_CONTENT_BYTES - 20)},
         {"text": "'; DROP TABLE messages_in; --", "nested": {"list": [1, 2.5, None, True, {"deep": "\t"}]}},
+        {"text": "x", "more": json.loads("[" * (MAX_NESTING - 1) + "]" * (MAX_NESTING - 1))},
         {},
     ],
-    ids=["nul", "emoji", "1 MB", "sql", "empty"],
+    ids=["nul", "emoji", "1 MB", "sql", "deep", "empty"],
 )
 def test_content_comes_back_as_it_was(mailbox: Mailbox, inbound: In, outbound: Out, content: dict[str, object]) -> None:
     mailbox.accept(inbound("m", content=content))
@@ -76,9 +78,10 @@ def test_content_comes_back_as_it_was(mailbox: Mailbox, inbound: In, outbound: O
         {"content": {"text": float("nan")}},
         {"content": {"text": object()}},
         {"content": {"text": "x" * MAX_CONTENT_BYTES}},
+        {"content": {"text": "x", "more": json.loads("[" * MAX_NESTING + "]" * MAX_NESTING)}},
         {"address": Address(channel_type="test", platform_id="half \ud83d")},
     ],
-    ids=["surrogate", "surrogate key", "nan", "object", "too large", "surrogate address"],
+    ids=["surrogate", "surrogate key", "nan", "object", "too large", "too deep", "surrogate address"],
 )
 def test_what_cannot_be_kept_whole_is_refused_and_leaves_nothing(
     mailbox: Mailbox, inbound: In, outbound: Out, changes: dict[str, object]

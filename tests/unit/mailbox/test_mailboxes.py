@@ -167,6 +167,18 @@ async def test_mailboxes_that_are_quiet_are_closed_and_open_again_when_wanted(tm
         assert await mailboxes.run(session(0), waiting) == ["m"]
 
 
+async def test_they_are_closed_though_whoever_has_them_is_cancelled(tmp_path: Path, inbound: In) -> None:
+    mailboxes = Mailboxes(in_folder(tmp_path))
+    with anyio.CancelScope() as scope:
+        async with mailboxes:
+            await mailboxes.run(session(1), lambda mailbox: mailbox.accept(inbound("m")))
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert mailboxes.open_count == 0
+    with pytest.raises(StoreError, match="closing"):
+        await mailboxes.run(session(1), waiting)
+
+
 def files_in(folder: Path) -> set[str]:
     return {each.name for each in folder.iterdir()}
 

@@ -22,6 +22,7 @@ from hermitcrab_runner.prompt import (
     shown_time,
 )
 from hermitcrab_runner.rows import Row, parse_row
+from hermitcrab_wire.limits import MAX_NESTING
 
 MAIN = Destination(name="main", channel_type="terminal", platform_id="main")
 TEAM = Destination(name="team", display_name="The team", channel_type="slack", platform_id="C1")
@@ -178,6 +179,10 @@ def test_what_is_escaped_reads_back_as_it_was(text: str) -> None:
 
 def test_deep_nesting_is_not_shown() -> None:
     deep: Any = "x"
+    for _ in range(MAX_NESTING):
+        deep = [deep]
+    assert "nested too deeply" not in composed(Row("r", "webhook", {"payload": deep}))
+    assert "nested too deeply" in composed(Row("r", "webhook", {"payload": [deep]}))
     for _ in range(5000):
         deep = [deep]
     assert "nested too deeply" in composed(Row("r", "webhook", {"payload": deep}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hermitcrab_runner.providers import base
 from hermitcrab_runner.tools.catalogue import TOOLS
 from hermitcrab_runner.tools.requests import InvalidError, Request, request_of
 from hermitcrab_wire import frames
+from hermitcrab_wire.limits import MAX_NESTING
 
 
 class Calls:
@@ -97,6 +99,16 @@ def test_edits_and_reactions_name_a_message_by_its_number() -> None:
     assert calls.replies == [("Message edit queued for #7", False), ("Error: there is no message #2", True)]
     # The agent knows; its chat hears nothing of it.
     assert len(calls.play.of_kind(frames.Out)) == 2
+
+
+def test_a_card_that_is_nested_deeper_than_a_message_may_be_is_refused() -> None:
+    def card(levels: int) -> Request:
+        """In the content there is the card, and in the card these lists."""
+        return request_of("send_card", {"card": {"children": json.loads("[" * levels + "]" * levels)}}, (), "/")
+
+    assert "card" in card(MAX_NESTING - 2).content
+    with pytest.raises(InvalidError, match="nested more than"):
+        card(MAX_NESTING - 1)
 
 
 def test_a_file_goes_under_the_name_that_people_are_to_see(tmp_path: Path) -> None:

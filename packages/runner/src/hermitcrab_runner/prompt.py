@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from hermitcrab_runner.rows import Row, text_of
+from hermitcrab_wire.codec import is_too_deep
 
 INVALID_DATE = "Invalid Date"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TOO_DEEP = "(nested too deeply to show)"
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 
 LocalTime = Callable[[float], time.struct_time]
@@ -226,14 +228,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _pretty(value: object) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, indent=2, default=str)
-    except RecursionError:
-        return "(nested too deeply to show)"
+    if is_too_deep(value):
+        return _TOO_DEEP
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
 
 
 def _compact(value: object) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    except RecursionError:
-        return "(nested too deeply to show)"
+    if is_too_deep(value):
+        return _TOO_DEEP
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

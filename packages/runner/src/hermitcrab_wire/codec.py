@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from hermitcrab_wire.limits import MAX_FRAME_BYTES, MAX_INTEGER
+from hermitcrab_wire.limits import MAX_FRAME_BYTES, MAX_INTEGER, MAX_NESTING
 
 
 class WireError(ValueError):
@@ -50,6 +50,17 @@ def decode(line: bytes) -> dict[str, Any]:
         except (UnicodeEncodeError, RecursionError) as error:
             raise WireError("not-unicode", "the text holds half of a surrogate pair") from error
     return value
+
+
+def is_too_deep(content: object) -> bool:
+    """Whether lists and objects lie in each other deeper than the content of a message may have them."""
+    level: list[Any] = [content]
+    for _ in range(MAX_NESTING + 1):
+        level = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not level:
+            return False
+        level = [each for outer in level for each in (outer.values() if isinstance(outer, dict) else outer)]
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -12,6 +12,10 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024
 MAX_CONTENT_BYTES = 1024 * 1024
 """The content of one message, as compact JSON."""
 
+MAX_NESTING = 200
+"""How deep lists and objects may lie in each other in the content of one message, the content itself counted. Far from
+what any Python can read: each version gives up elsewhere, and the two ends of a link may run on different ones."""
+
 MAX_ID_CHARACTERS = 200
 MAX_IDS_IN_A_FRAME = 256
 MAX_ROWS_IN_A_FRAME = 64

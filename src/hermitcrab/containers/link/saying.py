@@ -22,8 +22,8 @@ from hermitcrab.model.ids import MessageId
 from hermitcrab.model.messages import Address, InboundRow, OutboundRow, OutFile
 from hermitcrab.model.sessions import Session
 from hermitcrab.store.clock import timestamp, utc_now
-from hermitcrab_wire.codec import WireError
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILES_IN_A_MESSAGE, MAX_ID_CHARACTERS
+from hermitcrab_wire.codec import WireError, is_too_deep
+from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILES_IN_A_MESSAGE, MAX_ID_CHARACTERS, MAX_NESTING
 
 OUTBOUND_KINDS = frozenset({"chat", "chat-sdk"})
 
@@ -66,10 +66,9 @@ class Sayings:
             raise WireError("malformed", "something said has no id or no content")
         if kind not in OUTBOUND_KINDS:
             raise RefusedError("unknown-kind", f"messages of kind {str(kind)[:40]!r} are not accepted")
-        try:
-            size = len(json.dumps(content, ensure_ascii=False).encode())
-        except RecursionError as error:
-            raise RefusedError("too-deep", "a message may not be nested that deeply") from error
+        if is_too_deep(content):
+            raise RefusedError("too-deep", f"a message may not be nested more than {MAX_NESTING} deep")
+        size = len(json.dumps(content, ensure_ascii=False).encode())
         if size > MAX_CONTENT_BYTES:
             raise RefusedError("too-large", f"a message may have {MAX_CONTENT_BYTES} bytes")
         try:

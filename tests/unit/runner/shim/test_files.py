@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from importlib import resources
 
 from hermitcrab_runner.prompt import Destination
@@ -17,10 +18,10 @@ from .conftest import Foreign
 
 
 def tables(script: str) -> dict[str, list[tuple[object, ...]]]:
-    connection = sqlite3.connect(":memory:")
-    connection.executescript(script)
-    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")]
-    return {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for name in names}
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(script)
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')").fetchall()
+        return {name: connection.execute(f"PRAGMA table_info({name})").fetchall() for (name,) in found}
 
 
 def test_the_tables_are_those_of_the_mailbox() -> None:

@@ -23,7 +23,7 @@ from hermitcrab_runner.shim.translate import (
     way_of,
 )
 from hermitcrab_wire.codec import encode
-from hermitcrab_wire.limits import MAX_FRAME_BYTES
+from hermitcrab_wire.limits import MAX_FRAME_BYTES, MAX_NESTING
 
 text = st.text(st.characters(codec="utf-8"), max_size=40)
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -137,6 +137,15 @@ def test_any_row_that_an_agent_may_write_is_sendable_or_says_why_not(values: tup
     else:
         assert 0 < len(found.id) <= 200
         assert isinstance(found.content, dict)
+
+
+def test_what_is_nested_deeper_than_a_message_may_be_is_not_sent() -> None:
+    def row(levels: int) -> OutRow | Unsendable:
+        content = '{"card":' + "[" * levels + "]" * levels + "}"
+        return out_row(("m", None, "2026-11-18 11:06:40", None, "chat", None, None, None, content))
+
+    assert isinstance(row(MAX_NESTING - 1), OutRow)
+    assert row(MAX_NESTING) == Unsendable("m", f"its content is nested more than {MAX_NESTING} deep")
 
 
 @given(json_values, text)

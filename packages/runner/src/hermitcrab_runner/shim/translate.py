@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from hermitcrab_runner.prompt import Destination
 from hermitcrab_runner.rows import text_of
 from hermitcrab_runner.shim.times import iso_time, parse_time
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_ID_CHARACTERS
+from hermitcrab_wire.codec import is_too_deep
+from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_ID_CHARACTERS, MAX_NESTING
 
 KINDS = frozenset({"chat", "chat-sdk", "task", "webhook", "system"})
 """A v2 runner passes over rows of any other kind, and the newest ones over those with a moment that is none. They do it
@@ -175,6 +176,8 @@ def out_row(columns: Sequence[object]) -> OutRow | Unsendable:
         return Unsendable(key, "its content is no JSON")
     if not isinstance(value, dict):
         return Unsendable(key, "its content is no JSON object")
+    if is_too_deep(value):
+        return Unsendable(key, f"its content is nested more than {MAX_NESTING} deep")
     return OutRow(
         id=key,
         in_reply_to=_name(in_reply_to),

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from hermitcrab_wire.codec import WireError, encode
-from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILE_BYTES
+from hermitcrab_wire.codec import WireError, encode, is_too_deep
+from hermitcrab_wire.limits import MAX_CONTENT_BYTES, MAX_FILE_BYTES, MAX_NESTING
 
 ASK = "ask_user_question"
 
@@ -58,6 +58,8 @@ def request_of(name: str, arguments: Mapping[str, Any], destinations: Collection
         raise InvalidError(f"it cannot be sent: {error}") from error
     if size > MAX_CONTENT_BYTES:
         raise InvalidError(f"it has {size:,} bytes; a message may have {MAX_CONTENT_BYTES:,}")
+    if is_too_deep(made.content):
+        raise InvalidError(f"it is nested more than {MAX_NESTING} deep")
     return made._replace(to=to, deliver_after=_time(arguments.get("deliver_after")))
 
 
