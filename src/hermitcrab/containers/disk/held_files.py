@@ -22,7 +22,7 @@ def held_bytes(main: int, device: int) -> int:
     """On that device, by the process `main` and all that came of it."""
     found: dict[int, int] = {}
     looked_at = 0
-    for process in _with_descendants(main):
+    for process in with_descendants(main):
         for name in _nameless(process):
             looked_at += 1
             if looked_at > FILES_AT_MOST:
@@ -34,8 +34,11 @@ def held_bytes(main: int, device: int) -> int:
     return sum(found.values())
 
 
-def _with_descendants(main: int) -> Iterator[int]:
-    """Whatever lost its parent has become a child of the container's first process, or of what surrounds it."""
+def with_descendants(main: int) -> Iterator[int]:
+    """The process, and all that came of it.
+
+    Whatever lost its parent has become a child of the container's first process, or of what surrounds it.
+    """
     waiting, met = [main], 0
     while waiting and met < PROCESSES_AT_MOST:
         process = waiting.pop()
