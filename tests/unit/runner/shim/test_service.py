@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -320,16 +321,21 @@ def test_an_answer_that_comes_in_the_middle_of_a_look_is_not_taken_in_without_it
     driven.shim._ledger._has_stream = True
     attack(foreign.root, processing)
     driven.shim.handle(Changed())
-    acks = OutboundFile.acks
+    acks, late = OutboundFile.acks, [answered]
 
     def acks_and_then(file: OutboundFile, ids: Iterable[str]) -> list[Ack]:
         found = acks(file, ids)
-        attack(foreign.root, answered)
+        writer = sqlite3.connect(foreign.root / "outbound.db", isolation_level=None, timeout=0)
+        with closing(writer), suppress(sqlite3.OperationalError):  # It has to wait.
+            writer.executescript(late[-1])
+            late.pop()
         return found
 
     with monkeypatch.context() as overtaken:
         overtaken.setattr(OutboundFile, "acks", acks_and_then)
         driven.shim.handle(Changed())
+    for script in late:
+        attack(foreign.root, script)
     driven.shim.handle(Changed())
     driven.pass_time(5)
     (complete,) = driven.of_kind(frames.Complete)

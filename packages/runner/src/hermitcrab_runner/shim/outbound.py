@@ -186,6 +186,17 @@ class OutboundFile:
         self._connection.execute("COMMIT")
 
     @contextmanager
+    def moment(self) -> Iterator[None]:
+        """What is read meanwhile is all of one state of the file; whoever writes waits for as long."""
+        with self._reading():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
+
+    @contextmanager
     def _reading(self) -> Iterator[None]:
         """Raises DamagedError for what is no sound database any more, and sqlite3's own error while it is locked."""
         if _inode(self._workspace) != self._inode:

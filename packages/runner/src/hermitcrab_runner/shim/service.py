@@ -335,9 +335,10 @@ class Shim:
         self._vital.saw(outbound.version(), self._workspace.heartbeat_at(), outbound.tool())
         more = True
         while more:
-            found = outbound.said()
-            # Read after it and taken in before it: what was said after a mark must not be seen without the mark.
-            self._observe(outbound.acks(list(self._ledger.held)), inbound)
+            # A mark may come before what was said with it, or after: neither is to be seen without the other.
+            with outbound.moment():
+                acks, found = outbound.acks(list(self._ledger.held)), outbound.said()
+            self._observe(acks, inbound)
             for out in found:
                 self._said.take(self._ledger.addressed(out) if isinstance(out, OutRow) else out, inbound)
                 if isinstance(out, OutRow):
