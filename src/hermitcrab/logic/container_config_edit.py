@@ -75,11 +75,14 @@ def _changed(document: Mapping[str, Any], path: list[str], value: Any) -> dict[s
 def _split(key: str) -> list[str]:
     parts = key.split(".")
     if parts[0] not in KEYS:
-        close = difflib.get_close_matches(parts[0], KEYS, n=1)
-        raise BadInputError(
-            f"A group's config has no key {parts[0][:80]!r}",
-            hint=f"Did you mean {close[0]}?" if close else f"There are {', '.join(KEYS)}.",
-        )
+        raise BadInputError(f"A group's config has no key {parts[0][:80]!r}", hint=_instead_of(parts[0]))
     if not all(parts) or len(parts) > 4:
         raise BadInputError(f"{key[:80]!r} is no key", hint="Write one like model, limits.pids or mcp_servers.NAME.")
     return parts
+
+
+def _instead_of(key: str) -> str:
+    if key == "runner":
+        return "A group has a foreign runner while foreign_command says how that is started; our own needs no key."
+    close = difflib.get_close_matches(key, KEYS, n=1)
+    return f"Did you mean {close[0]}?" if close else f"There are {', '.join(KEYS)}."

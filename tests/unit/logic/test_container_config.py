@@ -276,3 +276,17 @@ def test_a_key_that_there_cannot_be_is_refused(key: str) -> None:
     with pytest.raises(BadInputError) as caught:
         with_value({}, key, 1)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("modle", "Did you mean model?"),
+        ("runner", "foreign_command"),
+        ("anything", "There are provider, model"),
+    ],
+)
+def test_a_key_that_is_none_is_refused_with_the_one_that_was_meant(key: str, hint: str) -> None:
+    with pytest.raises(BadInputError, match="has no key") as caught:
+        with_value(ContainerConfig(), key, "x")
+    assert hint in caught.value.hint
