@@ -39,6 +39,9 @@ class Engine(Protocol):
     async def ensure_image(self, image: str | None) -> None:
         """Return if `image` can be used; raise `image-unavailable` with the command that makes it."""
 
+    async def python(self, image: str | None) -> tuple[int, int]:
+        """The version of the Python that runs our programs in containers of `image`. Raises as `ensure_image` does."""
+
     async def create(self, spec: ContainerSpec) -> None:
         """Make the container without starting it. Raises `name-in-use` if one of that name exists."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from anyio import to_thread
 
+from hermitcrab.containers.lifecycle.slot import AskPython
 from hermitcrab.containers.link.exchange import Surroundings
 from hermitcrab.containers.materials.packages import ensure_provider_packages, provider_packages_folder
 from hermitcrab.errors import ConfigError, EngineError, Failure
@@ -67,7 +68,7 @@ class GroupSurveyor:
     async def image(self, group: AgentGroup, config: ContainerConfig) -> str | None:
         return await self._images.image_for(group, config)
 
-    async def packages(self, provider: str) -> Path | None:
+    async def packages(self, provider: str, python: AskPython) -> Path | None:
         if provider not in PROVIDERS:
             raise EngineError(
                 Failure.SPEC_INVALID,
@@ -77,11 +78,16 @@ class GroupSurveyor:
         if provider not in PROVIDERS_WITH_PACKAGES:
             return None
         return await ensure_provider_packages(
-            provider, self._package_cache, progress=lambda text: log.info("packages", provider=provider, text=text)
+            provider,
+            self._package_cache,
+            progress=lambda text: log.info("packages", provider=provider, text=text),
+            python=await python(),
         )
 
-    def packages_folder(self, provider: str) -> Path | None:
-        return provider_packages_folder(provider, self._package_cache) if provider in PROVIDERS_WITH_PACKAGES else None
+    async def packages_folder(self, provider: str, python: AskPython) -> Path | None:
+        if provider not in PROVIDERS_WITH_PACKAGES:
+            return None
+        return provider_packages_folder(provider, self._package_cache, python=await python())
 
     async def surroundings(self, session: Session, group: AgentGroup, config: ContainerConfig) -> Surroundings:
         if (known := self._still_so(session.id, config)) is not None:

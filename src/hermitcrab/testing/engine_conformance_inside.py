@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,19 @@ class EngineInside:
         assert {name: found.get(name) for name in wanted} == wanted
         added = set(found) - set(wanted)
         assert added <= ADDED_BY_ENGINES, added - ADDED_BY_ENGINES
+
+    async def test_the_engine_knows_which_python_runs_in_it(self, harness: EngineHarness) -> None:
+        known = await harness.engine.python(harness.image)
+        assert await harness.engine.containers() == []  # whatever was asked is gone
+        # Without an image, our programs run on the interpreter that this host has, which is mounted for them.
+        found = (
+            sys.version_info[:2]
+            if harness.image is None
+            else await ask(harness, "list(__import__('sys').version_info[:2])")
+        )
+        assert list(known) == list(found)
+        await harness.reopen()
+        assert await harness.engine.python(harness.image) == known
 
     async def test_work_begins_in_the_workdir(self, harness: EngineHarness) -> None:
         assert await ask(harness, "os.getcwd()") == "/workspace"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -200,6 +201,11 @@ class FakeEngine:
     async def ensure_image(self, image: str | None) -> None:
         await self._enter("ensure_image")
         self._check_image(image)
+
+    async def python(self, image: str | None) -> tuple[int, int]:
+        await self._enter("python")
+        self._check_image(image)
+        return sys.version_info[:2]
 
     async def create(self, spec: ContainerSpec) -> None:
         await self._enter("create")

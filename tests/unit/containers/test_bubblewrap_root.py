@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hermitcrab.containers.engines.bubblewrap_root import check_image, descriptors, steps
+from hermitcrab.containers.engines.bubblewrap_root import check_image, descriptors, python_of, steps
 from hermitcrab.errors import EngineError, Failure
 from hermitcrab.logic.bubblewrap_arguments import Bind, Data, Folder, Link, Step
 from hermitcrab.model.container import ContainerSpec, Mount, MountClass
@@ -198,3 +198,13 @@ def test_small_files_have_what_was_given(folder: Path) -> None:
         assert os.read(number, 100) == b"content"
         assert stat.S_ISREG(os.fstat(number).st_mode)
         assert number > 2
+
+
+def test_the_python_of_an_image_is_the_one_that_its_path_finds_first(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no python3") as raised:
+        python_of(str(tmp_path))
+    assert raised.value.failure is Failure.IMAGE_UNAVAILABLE
+    for folder, target, known in (("usr/bin", "python3.11", (3, 11)), ("usr/local/bin", "/usr/x/python3.13", (3, 13))):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "python3").symlink_to(target)
+        assert python_of(str(tmp_path)) == known

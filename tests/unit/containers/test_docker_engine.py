@@ -459,3 +459,39 @@ async def test_a_race_for_the_same_state_is_no_error(daemon: FakeDocker, engine:
     seen = await engine.inspect("crab-a-b")
     assert seen is not None
     assert seen.status is ContainerStatus.FROZEN
+
+
+def plays_a_probe(daemon: FakeDocker, words: bytes) -> None:
+    """A container of the image `agent:1` says this when it is asked."""
+    daemon.answers |= {
+        "GET /images/agent:1/json": (200, {"Id": f"sha256:{'a' * 64}"}),
+        "GET /info": (200, {"SecurityOptions": []}),
+        "POST /containers/create": (201, {"Id": "asked"}),
+        "POST /containers/asked/start": (204, b""),
+        "POST /containers/asked/wait": (200, {"StatusCode": 0}),
+        "GET /containers/asked/logs": (200, bytes([1, 0, 0, 0]) + len(words).to_bytes(4, "big") + words),
+        "DELETE /containers/asked": (204, b""),
+    }
+
+
+async def test_an_image_is_asked_once_which_python_it_has(
+    tmp_path: Path, daemon: FakeDocker, engine: DockerEngine
+) -> None:
+    plays_a_probe(daemon, b"python 3 12\n")
+    assert await engine.python("agent:1") == (3, 12)
+    assert await engine.python("agent:1") == (3, 12)
+    next_host = DockerEngine("docker", options(tmp_path))
+    assert await next_host.python("agent:1") == (3, 12)
+    await next_host.aclose()
+    assert len(daemon.asked("POST /containers/create")) == 1
+    assert len(daemon.asked("DELETE /containers/hermitcrab-python-inst")) == 1, "what a killed host may have left"
+    assert len(daemon.asked("DELETE /containers/asked")) == 1
+
+
+async def test_an_image_without_python_is_said_so_and_asked_again(daemon: FakeDocker, engine: DockerEngine) -> None:
+    plays_a_probe(daemon, b"/bin/sh: 1: python3: not found\n")
+    with pytest.raises(EngineError, match="no python3") as raised:
+        await engine.python("agent:1")
+    assert failure_of(raised) is Failure.IMAGE_UNAVAILABLE
+    plays_a_probe(daemon, b"python 3 11\n")
+    assert await engine.python("agent:1") == (3, 11)

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -89,6 +90,12 @@ class BubblewrapEngine:
     async def ensure_image(self, image: str | None) -> None:
         if image is not None:  # The host's own /usr needs no looking for.
             await self._call(partial(bubblewrap_root.check_image, image))
+
+    async def python(self, image: str | None) -> tuple[int, int]:
+        if image is None:  # The interpreter that this host runs on.
+            return sys.version_info[:2]
+        await self.ensure_image(image)
+        return await self._call(partial(bubblewrap_root.python_of, image))
 
     async def create(self, spec: ContainerSpec) -> None:
         bubblewrap_arguments.check(spec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ _ETC_SHARED = (
 _KERNEL_FOLDERS = frozenset({"proc", "dev", "sys"})
 
 _LAST_STANDARD = 2
+
+_PYTHON = re.compile(r"python(\d+)\.(\d+)", re.ASCII)
 
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -111,6 +114,22 @@ def check_image(image: str | None) -> None:
         f"Bubblewrap has no image {image!r}",
         hint="It runs on the host's own /usr (no image set), or in the folder of an unpacked image, given by its "
         "absolute path; `crab image build --engine bubblewrap` makes one.",
+    )
+
+
+def python_of(image: str) -> tuple[int, int]:
+    """The version of the `python3` in the folder of an unpacked image, as its link names it."""
+    for folder in ("usr/local/bin", "usr/bin"):  # As they follow in the container's PATH.
+        try:
+            target = Path(image, folder, "python3").readlink()
+        except OSError:
+            continue
+        if (found := _PYTHON.fullmatch(target.name)) is not None:
+            return int(found[1]), int(found[2])
+    raise EngineError(
+        Failure.IMAGE_UNAVAILABLE,
+        f"The image {image} has no python3 that is a link to one with its version in its name",
+        hint="The runner needs Python 3.11 or newer in the image, as crab image build --engine bubblewrap makes it.",
     )
 
 

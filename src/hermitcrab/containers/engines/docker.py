@@ -25,6 +25,7 @@ from hermitcrab.containers.engines.docker_events import EventFeed
 from hermitcrab.containers.engines.docker_filters import filters
 from hermitcrab.containers.engines.docker_forgotten import end_forgotten
 from hermitcrab.containers.engines.docker_preflight import preflight
+from hermitcrab.containers.engines.docker_python import python_of
 from hermitcrab.errors import EngineError, Failure, sole
 from hermitcrab.logic import docker_answers, docker_body
 from hermitcrab.logic.hardening import GVISOR
@@ -67,11 +68,13 @@ class DockerEngine:
         self.name: str = name
         self._engine = name
         self._installation = options.installation
-        self._folder = options.folder
+        self._folder, self._socket = options.folder, options.socket
         self._api = EngineApi(name, options.socket)
         self._dialect: docker_body.Dialect | None = None
         self._images: dict[str, tuple[str, tuple[str, ...]]] = {}
         """Id and volumes of each image that was looked at, by the name that was asked for."""
+        self._asking = anyio.Lock()
+        """One container at a time is asked which Python its image has."""
 
     async def capabilities(self) -> Capabilities:
         info = await self._info()
@@ -102,6 +105,17 @@ class DockerEngine:
             ) from error
         found = answer or {}
         self._images[image] = str(found.get("Id") or image), docker_answers.volumes_of(found)
+
+    async def python(self, image: str | None) -> tuple[int, int]:
+        async with self._asking:
+            await self.ensure_image(image)
+            return await python_of(
+                self._images[str(image)][0],
+                engine=self._engine,
+                socket=self._socket,
+                asker=self._installation,
+                folder=self._folder / "pythons",
+            )
 
     async def create(self, spec: ContainerSpec) -> None:
         if spec.image is None or spec.image not in self._images:

@@ -58,6 +58,9 @@ class SessionView:
     """In the queue of those that may not start yet."""
 
 
+AskPython = Callable[[], Awaitable[tuple[int, int]]]
+
+
 class Surveyor(Protocol):
     """Who knows how a session's container is to be, and what its runner is told at hello."""
 
@@ -82,13 +85,14 @@ class Surveyor(Protocol):
     async def image(self, group: AgentGroup, config: ContainerConfig) -> str | None:
         """What the container is made from. None: the host's own programs."""
 
-    async def packages(self, provider: str) -> Path | None:
+    async def packages(self, provider: str, python: AskPython) -> Path | None:
         """The folder with the provider's Python packages, made if need be. None: it needs none.
 
-        Raises EngineError, `spec-invalid` for a provider that there is not.
+        `python`: which version is in the container; asked only if there are packages. Raises EngineError,
+        `spec-invalid` for a provider that there is not.
         """
 
-    def packages_folder(self, provider: str) -> Path | None:
+    async def packages_folder(self, provider: str, python: AskPython) -> Path | None:
         """Where that folder is or will be, with nothing made."""
 
 

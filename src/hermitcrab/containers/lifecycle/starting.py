@@ -18,7 +18,7 @@ from hermitcrab.containers.engine import Engine
 from hermitcrab.containers.lifecycle import breakers
 from hermitcrab.containers.lifecycle.background import Background
 from hermitcrab.containers.lifecycle.deadline import Deadline
-from hermitcrab.containers.lifecycle.slot import Door, Slot, Surveyor
+from hermitcrab.containers.lifecycle.slot import AskPython, Door, Slot, Surveyor
 from hermitcrab.containers.link.exchange import Exchange, Outward
 from hermitcrab.containers.link.server import listening
 from hermitcrab.containers.materials.desk import MaterialsDesk, interpreter_env, session_folders
@@ -180,7 +180,9 @@ class Starter:
     async def plan(self, slot: Slot, generation: Generation) -> tuple[ContainerSpec, Mapping[str, Document]]:
         """The spec that `prepare` would give, and what the container reads, with nothing made."""
         recipe = await self._recipe(slot)
-        packages = self._surveyor.packages_folder(recipe.provider) if slot.config.runner == "own" else None
+        packages = None
+        if slot.config.runner == "own":
+            packages = await self._surveyor.packages_folder(recipe.provider, self._python_in(recipe))
         generated = await to_thread.run_sync(self._desk.place, slot.group, recipe.documents)
         (spec,) = await to_thread.run_sync(self._planned, [(slot, generation)], recipe, packages, generated)
         return spec, recipe.documents
@@ -235,12 +237,16 @@ class Starter:
     async def _stocked(self, slot: Slot) -> tuple[_Recipe, Path | None]:
         """The recipe, with its image and the provider's packages at hand."""
         recipe = await self._recipe(slot)
-        # A foreign runner brings its own provider, whatever its name.
-        is_own = slot.config.runner == "own"
-        packages = await self._surveyor.packages(recipe.provider) if is_own else None
         with Deadline(self._settings.containers.create_deadline_s, "looking for the image", slot.name):
             await self._engine.ensure_image(recipe.image)
+        # A foreign runner brings its own provider, whatever its name.
+        is_own = slot.config.runner == "own"
+        packages = await self._surveyor.packages(recipe.provider, self._python_in(recipe)) if is_own else None
         return recipe, packages
+
+    def _python_in(self, recipe: _Recipe) -> AskPython:
+        """Packages are compiled for one version of Python, and an image may have another than this host."""
+        return functools.partial(self._engine.python, recipe.image)
 
     async def _recipe(self, slot: Slot) -> _Recipe:
         """The config, and the decisions on the mounts that it asks for, are the slot's from now on."""
