@@ -139,8 +139,8 @@ def make_due(connection: Connection, lane: str | None = None) -> None:
     """What was postponed is due at once: of one lane, or of all."""
     connection.execute(
         "UPDATE deliveries SET next_attempt_at = NULL WHERE status = 'queued' AND next_attempt_at IS NOT NULL"
-        " AND (?1 IS NULL OR lane = ?1)",
-        (lane,),
+        " AND (:lane IS NULL OR lane = :lane)",
+        {"lane": lane},
     )
 
 

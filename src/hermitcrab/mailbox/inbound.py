@@ -14,7 +14,7 @@ from hermitcrab.store.clock import timestamp
 
 _COLUMNS = "id, seq, kind, timestamp, status, tries, trigger, on_wake, platform_id, channel_type, thread_id, content"
 
-_DUE = "(process_after IS NULL OR coalesce(julianday(process_after) <= julianday(?1), 1))"
+_DUE = "(process_after IS NULL OR coalesce(julianday(process_after) <= julianday(?), 1))"
 """A time that cannot be read is due: better early than never."""
 
 

@@ -63,9 +63,9 @@ def newest(connection: Connection, *, limit: int, cause: str | None = None, sinc
     """Newest first; only those of that cause, and that ended at `since` (as UTC, like they are kept) or later."""
     rows = connection.execute(
         "SELECT session_id, generation, cause, text, ended_at, duration_s, exit_code, rows_returned"
-        " FROM deaths WHERE (?1 IS NULL OR cause = ?1) AND (?2 IS NULL OR ended_at >= ?2)"
-        " ORDER BY number DESC LIMIT ?3",
-        (cause, since, limit),
+        " FROM deaths WHERE (:cause IS NULL OR cause = :cause) AND (:since IS NULL OR ended_at >= :since)"
+        " ORDER BY number DESC LIMIT :limit",
+        {"cause": cause, "since": since, "limit": limit},
     )
     return [
         Death(

@@ -48,9 +48,10 @@ def ask(connection: Connection, session_id: SessionId, message_id: MessageId, ad
         ),
     )
     connection.execute(
-        "DELETE FROM questions WHERE session_id = ?1 AND rowid <= (SELECT rowid FROM questions WHERE session_id = ?1"
-        " ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
-        (session_id, OF_A_SESSION_AT_MOST),
+        "DELETE FROM questions WHERE session_id = :session"
+        " AND rowid <= (SELECT rowid FROM questions WHERE session_id = :session"
+        " ORDER BY rowid DESC LIMIT 1 OFFSET :kept)",
+        {"session": session_id, "kept": OF_A_SESSION_AT_MOST},
     )
 
 

@@ -77,8 +77,10 @@ def page(
     """Up to `limit` sessions, newest first; the next page comes `before` the last one's id."""
     return _select(
         connection,
-        "WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR agent_group_id = ?2) ORDER BY id DESC LIMIT ?3",
+        "WHERE (? IS NULL OR id < ?) AND (? IS NULL OR agent_group_id = ?) ORDER BY id DESC LIMIT ?",
         before,
+        before,
+        agent_group_id,
         agent_group_id,
         limit,
     )
