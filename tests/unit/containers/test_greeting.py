@@ -15,6 +15,7 @@ import pytest
 from anyio import to_thread
 
 from hermitcrab.containers.link.exchange import Exchange, Outward, Surroundings
+from hermitcrab.containers.link.server import Connection
 from hermitcrab.mailbox.mailbox import Mailbox
 from hermitcrab.mailbox.mailboxes import Mailboxes
 from hermitcrab.model.ids import AgentGroupId, Generation, MessageId, SessionId
@@ -222,3 +223,34 @@ def test_what_waited_when_the_mailbox_was_seen_ahead_is_handed_over(tmp_path: Pa
             assert rows_in(await greeted(tmp_path, resumes=True, rows=1)) == ["before"]
 
     asyncio.run(scenario())
+
+
+async def test_what_follows_while_a_peer_does_not_read_is_held_together_and_arrives_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_unix_connection(sock=ours)
+    lying: list[int] = []
+    write = writer.write
+
+    def watched(data: bytes) -> None:
+        lying.append(writer.transport.get_write_buffer_size())
+        write(data)
+
+    monkeypatch.setattr(writer, "write", watched)
+    connection = Connection(writer)
+    sent = [str(number) for number in range(20_000)]
+    for each in sent:
+        assert connection.send(frames.Refused(code="x", text=each))
+    assert not any(lying), "nothing is added piece by piece to what lies there"
+
+    def hear() -> list[str]:
+        buffer, heard = LineBuffer(), list[str]()
+        with theirs:
+            theirs.settimeout(DEADLINE_S)
+            while len(heard) < len(sent):
+                heard += [str(codec.decode(line)["text"]) for line in buffer.feed(theirs.recv(65536))]
+        return heard
+
+    assert await to_thread.run_sync(hear) == sent
+    connection.cut()

@@ -37,6 +37,9 @@ _READ_BYTES = 64 * 1024
 _UNREAD_BYTES_AT_MOST = 2 * MAX_FRAME_BYTES
 """What a peer that does not read may leave lying in our memory before its link is cut."""
 
+_HELD_FOR_S = 0.01
+"""How long what follows is held for a peer that has not read what came before."""
+
 _FRAMES_AT_A_TIME = 16
 _HELLO_WITHIN_S = 10.0
 _UNKNOWN_FRAMES_AT_MOST = 100
@@ -69,6 +72,12 @@ class Connection:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self.closed = False
+        self._held = bytearray()
+        """What follows while a peer does not read, kept together: from Python 3.12 on a transport keeps each piece that
+        it was given by itself, and counts all of them again with every other one."""
+        self._lying = 0
+        """How much the transport had when it was last given something that it could not write at once."""
+        self._later: asyncio.TimerHandle | None = None
 
     def send(self, frame: frames.Frame) -> bool:
         """False: it was not sent, and never will be, as no frame can hold it. On a link that is gone, all is lost."""
@@ -79,16 +88,33 @@ class Connection:
         except WireError as error:
             log.error("link.frame-not-sent", type=frame.type, code=error.code, text=str(error))
             return False
-        self._writer.write(line)
-        if self._writer.transport.get_write_buffer_size() > _UNREAD_BYTES_AT_MOST:
+        if self._later is None and not self._writer.transport.get_write_buffer_size():
+            self._writer.write(line)
+            self._lying = self._writer.transport.get_write_buffer_size()
+        else:
+            self._held += line
+            if self._later is None:
+                self._later = asyncio.get_running_loop().call_later(_HELD_FOR_S, self.let_go)
+        if self._lying + len(self._held) > _UNREAD_BYTES_AT_MOST:
             log.warning("link.peer-does-not-read")
             self.cut()
         return True
+
+    def let_go(self) -> None:
+        """Give the transport what was held back."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._held and not self.closed and not self._writer.is_closing():
+            self._writer.write(bytes(self._held))
+            self._lying = self._writer.transport.get_write_buffer_size()
+        self._held.clear()
 
     def cut(self) -> None:
         """Close at once; what was not sent yet is dropped."""
         if not self.closed:
             self.closed = True
+            self.let_go()
             self._writer.transport.abort()
 
 
@@ -215,6 +241,7 @@ async def _first(incoming: AsyncGenerator[dict[str, object]]) -> dict[str, objec
 
 
 async def _flushed(connection: Connection) -> None:
+    connection.let_go()
     with contextlib.suppress(ConnectionError), anyio.move_on_after(1):
         await connection._writer.drain()  # noqa: SLF001  # both belong to this file
         connection._writer.close()  # noqa: SLF001
