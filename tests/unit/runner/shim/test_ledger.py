@@ -39,10 +39,21 @@ def test_the_first_row_is_answered_when_it_is_marked_and_the_runner_is_quiet() -
     assert [held.row.id for held in found.observe([Ack("a", "processing", 1)], 10.0)] == ["a"]
     assert found.observe([Ack("a", "completed", 2)], 20.0) == []
     assert ready(found, 20.1, 20.0) == []
+    assert found.answered(20.1, active_at=20.0)[1] == 20.0 + QUIET_AFTER_FOLLOW_UP_S
+    found.said(said("a"))
     assert found.answered(20.1, active_at=20.0)[1] == 20.0 + QUIET_AFTER_RESULT_S
     # Its answer is still being written.
     assert ready(found, 20.3, 20.2) == []
     assert ready(found, 20.5, 20.2) == ["a"]
+
+
+def test_an_answer_that_is_long_in_coming_is_waited_for() -> None:
+    found = ledger("a")
+    found.observe([Ack("a", "processing", 1)], 10.0)
+    found.observe([Ack("a", "completed", 2)], 20.0)
+    assert ready(found, 20.0 + QUIET_AFTER_FOLLOW_UP_S - 0.1, 20.0) == []
+    # One that says nothing has ended all the same.
+    assert ready(found, 20.0 + QUIET_AFTER_FOLLOW_UP_S, 20.0) == ["a"]
 
 
 def follow_up() -> Ledger:
@@ -61,6 +72,7 @@ def test_a_follow_up_is_not_answered_by_its_own_mark() -> None:
 def test_a_follow_up_is_answered_by_a_result_after_it_and_silence() -> None:
     found = follow_up()
     found.observe([Ack("a", "completed", 4)], 20.0)
+    found.said(said("a"))
     assert ready(found, 20.0 + QUIET_AFTER_RESULT_S, 20.0) == ["a"]
     found.complete(["a"])
     assert ready(found, 21.0, 20.0) == []
@@ -91,7 +103,7 @@ def test_a_row_that_stays_in_work_has_begun_a_stream_of_its_own() -> None:
     found.complete(["a"])
     found.observe([Ack("b", "processing", 3)], 10.0)
     found.observe([Ack("b", "completed", 4)], 15.0)
-    assert ready(found, 15.3, 15.0) == ["b"]
+    assert ready(found, 15.0 + QUIET_AFTER_FOLLOW_UP_S, 15.0) == ["b"]
 
 
 def test_a_cleared_conversation_has_no_answer_to_wait_for() -> None:
@@ -114,7 +126,7 @@ def test_a_command_begins_a_stream_of_its_own_and_ends_the_one_before() -> None:
     found.observe([Ack("a", "processing", 1), Ack("b", "completed", 3)], 10.0)
     found.observe([Ack("a", "completed", 4), Ack("c", "completed", 6)], 10.2)
     # None waits for a minute: two were given up, and the third is done when it is marked.
-    assert ready(found, 10.2 + QUIET_AFTER_RESULT_S, 10.2) == ["a", "b", "c"]
+    assert ready(found, 10.2 + QUIET_AFTER_FOLLOW_UP_S, 10.2) == ["a", "b", "c"]
 
 
 def test_after_a_clear_the_next_row_begins_a_stream() -> None:
@@ -126,7 +138,7 @@ def test_after_a_clear_the_next_row_begins_a_stream() -> None:
     assert row is not None
     found.receive(row)
     found.observe([Ack("b", "completed", 4)], 11.0)
-    assert ready(found, 11.0 + QUIET_AFTER_RESULT_S, 11.0) == ["b"]
+    assert ready(found, 11.0 + QUIET_AFTER_FOLLOW_UP_S, 11.0) == ["b"]
 
 
 def test_an_answer_that_is_seen_before_its_mark_counts_when_the_mark_is_seen() -> None:

@@ -18,10 +18,11 @@ from hermitcrab_runner.shim.times import parse_time
 from hermitcrab_runner.shim.translate import InRow, OutRow
 
 QUIET_AFTER_RESULT_S = 0.25
-"""Between a result's mark and the last part of its answer lie a few transactions."""
+"""Between the first part of an answer and its last lie a few transactions."""
 
 QUIET_AFTER_FOLLOW_UP_S = 2.0
-"""A result may have been that of the turn before; then signs of life go on."""
+"""A result may have been that of the turn before; then signs of life go on. And a runner that waits for its turn on a
+busy machine may say an answer, of which nothing was seen yet, long after its mark."""
 
 QUIET_AT_MOST_S = 60.0
 """A row that was marked, without a result that could be its own, counts as answered after so long a silence."""
@@ -226,7 +227,7 @@ def _quiet_s(held: Held) -> float:
     if held.row.kind == "system" or held.failed or _is_clear(held.row):
         return 0.0  # Whoever asked has read it; what was given up or cleared has no answer to come.
     if held.began_stream:
-        return QUIET_AFTER_RESULT_S
+        return QUIET_AFTER_RESULT_S if held.results else QUIET_AFTER_FOLLOW_UP_S
     return QUIET_AFTER_FOLLOW_UP_S if held.results else QUIET_AT_MOST_S
 
 
