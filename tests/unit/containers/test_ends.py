@@ -350,7 +350,7 @@ def test_an_end_that_was_not_noted_when_its_host_died_is_noted_by_the_next_one(t
 def test_an_end_that_a_full_disk_keeps_out_of_the_index_at_a_start_is_noted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_look: str
 ) -> None:
-    def full(*_arguments: object) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     async def scenario(simulation: Simulation) -> None:
