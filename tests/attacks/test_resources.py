@@ -48,6 +48,7 @@ def told(channel: RecordingChannel) -> list[str]:
     return [str(delivery.content["text"]) for _, delivery in channel.delivered.values()]
 
 
+# Each says that it has begun in one write: of what several processes print at once, lines are not kept apart.
 BOMBS = {
     "processes": """
 while True:
@@ -55,7 +56,7 @@ while True:
         if os.fork() == 0:
             os.setsid()
     except OSError:
-        print("begun", flush=True)
+        os.write(1, b"begun\\n")
         time.sleep(0.01)
 """,
     "open files": """
@@ -74,7 +75,7 @@ while True:
 for _ in range(7):
     if os.fork() == 0:
         break
-print("begun", flush=True)
+os.write(1, b"begun\\n")
 while True:
     pass
 """,
@@ -83,7 +84,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 while (made := libc.inotify_init()) >= 0:
     while libc.inotify_add_watch(made, b"/workspace", 2) >= 0 and libc.inotify_add_watch(made, b"/tmp", 2) >= 0:
         break
-print("begun", flush=True)
+os.write(1, b"begun\\n")
 time.sleep(600)
 """,
 }

@@ -21,6 +21,7 @@ from hermitcrab.model.groups import AgentGroup, MessagingGroup, Wiring
 from hermitcrab.model.ids import MessagingGroupId, WiringId
 from hermitcrab.model.messages import Address, ChannelMessage
 from hermitcrab.model.sessions import Session
+from hermitcrab.observe.supervision import isolated
 from hermitcrab.settings.home import Home
 from hermitcrab.settings.load import load
 from hermitcrab.store import messaging_groups, sessions, wirings
@@ -28,6 +29,8 @@ from hermitcrab.store import messaging_groups, sessions, wirings
 CHANNEL = "recording"
 REPLY_WITHIN_S = 300.0
 """For whatever a test waits for. Nothing takes this long unless something is wrong, on the busiest machine."""
+
+CLEARED_WITHIN_S = 60.0
 
 NO_BUDGET_MB = 1_048_576
 """How many containers run there is whoever measures to say, not this machine's memory."""
@@ -88,7 +91,10 @@ async def scratch_host(
 async def host_on(
     path: Path, engine: str, overrides: dict[str, Any] | None = None, *, keep: bool = False, **containers: Any
 ) -> AsyncIterator[tuple[Host, RecordingChannel]]:
-    """A host with the echo provider on the home `path`. `keep`: its containers go on when it leaves."""
+    """A host with the echo provider on the home `path`. `keep`: its containers go on when it leaves.
+
+    When the block fails, nothing is left of what it launched by itself: that would go on beside all tests that follow.
+    """
     home = Home(path)
     home.prepare()
     settings = load(
@@ -103,7 +109,18 @@ async def host_on(
     )
     channel = RecordingChannel()
     async with open_host(home, settings, extra_channels={CHANNEL: channel}, keep_containers=keep) as host:
-        yield host, channel
+        try:
+            yield host, channel
+        except BaseException:
+            if not keep:
+                with anyio.move_on_after(CLEARED_WITHIN_S, shield=True):
+                    await isolated(_clear_away, host)
+            raise
+
+
+async def _clear_away(host: Host) -> None:
+    for each in await host.engine.containers():
+        await host.engine.remove(each.name)
 
 
 async def add_chat(host: Host, name: str, *, threads: bool = False) -> tuple[AgentGroup, Address]:
